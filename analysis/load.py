@@ -1,0 +1,161 @@
+"""From the store to tidy frames: one row per result, every configuration key a column.
+
+The columns are those of `analysis.schema`. A partial sweep loads; what is missing has a status that says so.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import schema
+from harness.store import Artifact, Store, StoreError
+
+
+def load_results(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
+    """One row per result of a sweep, or of all sweeps in the store; `attrs["provenance"]` says what made them.
+
+    Raises:
+        StoreError: no store there, or no such sweep; lists the sweeps there are.
+    """
+    opened = Store(Path(store)).check()
+    rows = [_row(opened, key, point) for key, point in _points(opened, sweep).items()]
+    configuration = [name for row in rows[:1] for name in row if name not in _FIXED]
+    frame = pd.DataFrame(rows, columns=[*schema.IDENTITY, *configuration, *schema.LABELS, *schema.MEASURES])
+    frame[list(schema.MEASURES)] = frame[list(schema.MEASURES)].astype("float64")
+    frame.attrs["provenance"] = _provenance(opened, rows)
+    return frame
+
+
+def load_verdicts(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
+    """One row per result and instruction.
+
+    Raises:
+        StoreError: no store there, or no such sweep.
+    """
+    opened = Store(Path(store)).check()
+    frames = [pd.DataFrame(columns=list(schema.VERDICTS))]
+    for key in _points(opened, sweep):
+        if (artifact := opened.find("judge", key)) is not None:
+            table = artifact.table("verdicts", ["prompt_id", "preference"])
+            frames.append(table.to_pandas().assign(result=key)[list(schema.VERDICTS)])
+    return pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
+
+
+_FIXED = {*schema.IDENTITY, *schema.LABELS, *schema.MEASURES}
+
+
+def _points(store: Store, sweep: str | None) -> dict[str, Any]:
+    """Recorded points by result key: of one sweep, or of all, the latest record winning."""
+    paths = sorted((store.root / "sweeps").glob("*.json"), key=lambda p: p.stat().st_mtime)
+    if sweep is not None:
+        names = [p.stem for p in paths]
+        if sweep not in names:
+            raise StoreError(f"store: {store.root} has no sweep {sweep!r}; it has {', '.join(sorted(names)) or 'none'}")
+        paths = [p for p in paths if p.stem == sweep]
+    points: dict[str, Any] = {}
+    for path in paths:
+        points |= json.loads(path.read_text())["points"]
+    return points
+
+
+def _row(store: Store, key: str, point: Mapping[str, Any]) -> dict[str, Any]:
+    """One result: its configuration, how it stands, and its measures as far as they exist."""
+    nodes = point["nodes"]
+    found = {stage: store.find(stage, node) for stage, node in nodes.items()}
+    status, reason = _status(store, nodes, found)
+    configuration = dict(point["config"])
+    if configuration["construction.name"] != "position":
+        configuration |= {"pair.chosen": None, "pair.rejected": None}
+    return {
+        "result": key,
+        "cell": nodes["train"],
+        "status": status,
+        "reason": reason,
+        "rows_id": found["pairs"].manifest.content_id if found["pairs"] else None,
+        "trained_id": found["train"].manifest.content_id if found["train"] else None,
+        **configuration,
+        **_labels(store, configuration, found),
+        **_measures(store, found),
+    }
+
+
+def _status(store: Store, nodes: Mapping[str, str], found: Mapping[str, Artifact | None]) -> tuple[str, str | None]:
+    if found["judge"] is not None:
+        return "done", None
+    pairs = found["pairs"]
+    if pairs is not None and not pairs.manifest.rows["kept"]:
+        dropped = ", ".join(f"{count} {reason}" for reason, count in pairs.manifest.rows["dropped"].items())
+        return "empty", f"no preference rows: {dropped or 'no prompt was kept'}"
+    for stage, key in nodes.items():
+        log = store.root / "logs" / f"{stage}-{key}.log"
+        if found[stage] is None and log.exists():
+            return "failed", f"{stage}: {log.read_text().splitlines()[-1].strip()}"
+    return "missing", "not done yet"
+
+
+def _of(artifact: Artifact | None) -> Mapping[str, Any]:
+    return artifact.manifest.measures if artifact is not None else {}
+
+
+def _input(store: Store, artifact: Artifact | None, name: str, stages: Sequence[str]) -> Artifact | None:
+    """The artifact that `artifact` was made from, under that name of its inputs."""
+    if artifact is None:
+        return None
+    key = artifact.manifest.inputs[name][0]
+    return next((found for stage in stages if (found := store.find(stage, key)) is not None), None)
+
+
+def _labels(
+    store: Store, configuration: Mapping[str, Any], found: Mapping[str, Artifact | None]
+) -> dict[str, str | None]:
+    picks = _input(store, found["pairs"], "picks", ["select"])
+    rewards = _input(store, picks, "rewards", ["score"])
+    given = configuration["evaluate.references"]
+    return {
+        "judge_label": _of(found["judge"]).get("label"),
+        "reward_label": _of(rewards).get("label"),
+        "decoding": _of(found["respond"]).get("decoding"),
+        "reference": f"answers of {Path(given).name}" if given else "untrained policy",
+    }
+
+
+def _measures(store: Store, found: Mapping[str, Artifact | None]) -> dict[str, Any]:
+    pairs, trained, answers, verdicts = (found[stage] for stage in ("pairs", "train", "respond", "judge"))
+    references = _input(store, verdicts, "references", ["respond"])
+    row: dict[str, Any] = dict.fromkeys(schema.MEASURES)
+    if pairs is not None:
+        rows = pairs.manifest.rows["kept"]
+        names = {"z_chosen": "chosen_z", "z_rejected": "rejected_z"}
+        same = ("margin", "chosen_tokens", "rejected_tokens")
+        row |= {"rows": rows, "prompts": rows} | {m: _of(pairs).get(names.get(m, m)) for m in (*names, *same)}
+    if trained is not None:
+        taken = ("steps", "train_loss", "chosen_logp_change", "rejected_logp_change")
+        row |= {name: _of(trained).get(name) for name in taken}
+        row["seconds"] = trained.manifest.provenance["seconds"]
+    if answers is not None:
+        row |= {"answer_tokens": _of(answers).get("tokens")}
+        row |= {name: _of(answers).get(name) for name in ("share_finished", "kl")}
+    if verdicts is not None:
+        judged = verdicts.manifest.rows["kept"]
+        row |= {name: _of(verdicts).get(name) for name in ("win_rate", "ties", "share_changed")}
+        row["instructions"] = judged
+        row["order_disagreement"] = _of(verdicts)["order_disagreement"] / judged if judged else None
+        row["base_tokens"] = _of(references).get("tokens")
+    return row
+
+
+def _provenance(store: Store, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Commits and versions of the code that made the results; several where results differ."""
+    seen: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for stage, key in (("train", row["cell"]), ("judge", row["result"])):
+            if (artifact := store.find(stage, key)) is None:
+                continue
+            made = artifact.manifest.provenance
+            seen.setdefault("commit", {})[str(made["commit"])] = None
+            for package in ("prefsweep", "torch", "transformers", "trl"):
+                seen.setdefault(package, {})[made["versions"][package]] = None
+    return {name: ", ".join(values) for name, values in seen.items()}

@@ -1,0 +1,1 @@
+"""The prefsweep pipeline: from prompts to judged models."""

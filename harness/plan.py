@@ -1,0 +1,419 @@
+"""From configurations to nodes: what has to be done, each unit once, whoever needs it."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from harness import prompts as prompt_files
+from harness.config import Config, flatten
+from harness.errors import ConfigError
+from harness.keys import digest, node_key
+from harness.positions import POSITIONS
+from harness.prompts import PromptSet, block_of
+from harness.stages import judge, model, pairs, reference, respond, sample, score, select, train
+from harness.stages import prompts as prompts_stage
+from harness.store import Store, file_record
+
+STAGES = ("model", "prompts", "sample", "score", "select", "reference", "pairs", "train", "respond", "judge")
+"""The stages in the order of the data."""
+
+_VERSIONS: Mapping[str, int] = {
+    "model": model.VERSION,
+    "prompts": prompts_stage.VERSION,
+    "sample": sample.VERSION,
+    "score": score.VERSION,
+    "select": select.VERSION,
+    "reference": reference.VERSION,
+    "pairs": pairs.VERSION,
+    "train": train.VERSION,
+    "respond": respond.VERSION,
+    "judge": judge.VERSION,
+}
+
+_REFERENCE_BATCH_TOKENS = 2048
+"""Padded tokens of a reference batch: 16 responses of 128 tokens, whose logits fit a laptop."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Node:
+    """One unit of work."""
+
+    stage: str
+    slug: str
+    """Human-readable part of the folder's name; not part of the key."""
+    spec: Any
+    inputs: Mapping[str, tuple["Node", ...]] = field(default_factory=dict)
+    """Nodes whose output decides this one's; their keys are in the key."""
+    uses: Mapping[str, tuple["Node", ...]] = field(default_factory=dict)
+    """Nodes that this one reads, but whose relevant content is in its spec already."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """What the work needs but does not depend on, such as paths."""
+
+    @property
+    def version(self) -> int:
+        """The stage's version."""
+        return _VERSIONS[self.stage]
+
+    @cached_property
+    def key(self) -> str:
+        """The hash that names the node."""
+        return self.key_with({name: [node.key for node in nodes] for name, nodes in self.inputs.items()})
+
+    def key_with(self, inputs: Mapping[str, Sequence[str]]) -> str:
+        """The key this node would have with other inputs; with content ids it names the content."""
+        return node_key(self.stage, self.version, self.spec, {k: list(v) for k, v in inputs.items()})
+
+    @property
+    def parents(self) -> Iterator["Node"]:
+        """All nodes that must be done first."""
+        for group in (*self.inputs.values(), *self.uses.values()):
+            yield from group
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One configuration with its nodes."""
+
+    config: Config
+    pairs: Node
+    train: Node
+    respond: Node
+    judge: Node
+
+    def record(self) -> dict[str, Any]:
+        """The point as kept with its sweep."""
+        return {"config": flatten(self.config), "nodes": {name: getattr(self, name).key for name in _POINT_NODES}}
+
+
+_POINT_NODES = ("pairs", "train", "respond", "judge")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All points of a command, and the nodes they share."""
+
+    points: tuple[Point, ...]
+    nodes: Mapping[str, Node]
+    """By key; parents stand before children."""
+    naive: Mapping[str, int]
+    """Nodes per stage if every point had a pipeline of its own."""
+
+    def count(self, keys: Sequence[str] | None = None) -> dict[str, int]:
+        """Nodes per stage, of all nodes or of those named."""
+        counts = Counter(self.nodes[key].stage for key in (self.nodes if keys is None else keys))
+        return {stage: counts[stage] for stage in STAGES}
+
+    def done(self, store: Store) -> list[str]:
+        """Keys of the nodes that the store holds."""
+        return [key for key, node in self.nodes.items() if store.find(node.stage, key) is not None]
+
+
+def make_plan(configs: Sequence[Config]) -> Plan:
+    """Plan all points together.
+
+    Raises:
+        ConfigError: unreadable prompts, a missing model folder; nothing has been done by then.
+    """
+    builder = _Builder()
+    naive: Counter[str] = Counter()
+    built = []
+    for config in configs:
+        start = len(builder.asked)
+        built.append(builder.point(config))
+        naive.update(builder.nodes[key].stage for key in set(builder.asked[start:]))
+    if any(c.construction.rows == "common" for c in configs):
+        built = builder.with_common_rows(built)
+    points = [builder.finish(config, made) for config, made in zip(configs, built, strict=True)]
+    for stage in ("train", "respond", "judge"):
+        naive[stage] = len(points)
+    naive["respond"] += len(points)
+    return Plan(points=tuple(points), nodes=builder.reachable(points), naive={s: naive[s] for s in STAGES})
+
+
+class _Builder:
+    """Makes nodes, each key once."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+        self.asked: list[str] = []
+
+    def node(self, **fields: Any) -> Node:
+        node = Node(**fields)
+        self.asked.append(node.key)
+        return self.nodes.setdefault(node.key, node)
+
+    def point(self, config: Config) -> Node:
+        """Everything up to the cell's own rows."""
+        policy, prompts = self.policy(config), load_train_prompts(config)
+        frozen = self.prompts(prompts, config.prompts.name)
+        sampled, scored = [], []
+        for block in range(-(-config.n // config.sampler.sample_block)):
+            for responses in self.sample(config, policy, prompts, frozen, block):
+                sampled.append(responses)
+                scored.append(self.score(config, responses, frozen))
+        picks = self.select(config, scored)
+        logps = self.reference(config, policy, picks, sampled)
+        high, low = pair_of(config)
+        return self.node(
+            stage="pairs",
+            slug=_slug(config.policy.name, f"n{config.n}", f"{high}_{low}"),
+            spec=pairs.Spec(chosen=high, rejected=low),
+            inputs={"picks": (picks,), "reference": (logps,)},
+        )
+
+    def with_common_rows(self, own: list[Node]) -> list[Node]:
+        """The same cells, restricted to the prompts that each of them kept."""
+        distinct = tuple({node.key: node for node in own}.values())
+        return [
+            self.node(
+                stage="pairs", slug=f"{n.slug}-common", spec=n.spec, inputs={**n.inputs, "others": distinct}
+            )
+            for n in own
+        ]
+
+    def finish(self, config: Config, rows: Node) -> Point:
+        """Training and evaluation of a cell."""
+        policy = self.policy(config)
+        instructions = load_held_out(config)
+        frozen = self.prompts(instructions, config.evaluate.name)
+        trained = self.train(config, policy, rows)
+        answers = self.respond(config, trained, policy, frozen, instructions)
+        if config.evaluate.references is None:
+            references = self.respond(config, policy, policy, frozen, instructions)
+        else:
+            given = load_references(config)
+            references = self.prompts(given, f"{config.evaluate.name}-references")
+        verdicts = self.node(
+            stage="judge",
+            slug=_slug(config.judge.name, *trained.slug.split("-")),
+            spec=judge.Spec(engine=config.judge.engine),
+            inputs={"answers": (answers,), "references": (references,)},
+            uses={"instructions": (frozen,)},
+        )
+        return Point(config=config, pairs=rows, train=trained, respond=answers, judge=verdicts)
+
+    def policy(self, config: Config) -> Node:
+        policy = config.policy
+        local = policy.source == "local"
+        return self.node(
+            stage="model",
+            slug=_slug(policy.name),
+            spec=model.Spec(
+                source=policy.source,
+                id="" if local else policy.id,
+                revision=folder_hash(policy.id) if local else str(policy.revision),
+                trust_remote_code=policy.trust_remote_code,
+            ),
+            params={"id": policy.id, "name": policy.name},
+        )
+
+    def prompts(self, prompts: PromptSet, name: str) -> Node:
+        return self.node(
+            stage="prompts",
+            slug=_slug(name),
+            spec=prompts_stage.Spec(prompts=prompts.hash, answers=prompts.answers_hash),
+            params={"prompts": prompts},
+        )
+
+    def sample(
+        self, config: Config, policy: Node, prompts: PromptSet, frozen: Node, sample_block: int
+    ) -> Iterator[Node]:
+        sampler = config.sampler
+        for block in range(sampler.prompt_blocks):
+            ids = sorted(p.prompt_id for p in prompts.prompts if block_of(p.prompt_id, sampler.prompt_blocks) == block)
+            if not ids:
+                continue
+            yield self.node(
+                stage="sample",
+                slug=_slug(config.policy.name, f"b{block}", f"s{sample_block}"),
+                spec=sample.Spec(
+                    engine=sampler.engine,
+                    seed=sampler.seed,
+                    temperature=sampler.temperature,
+                    top_p=sampler.top_p,
+                    max_new_tokens=sampler.max_new_tokens,
+                    max_prompt_tokens=sampler.max_prompt_tokens,
+                    batch_size=sampler.batch_size,
+                    dtype=config.policy.dtype,
+                    trust_remote_code=config.policy.trust_remote_code,
+                    blocks=sampler.prompt_blocks,
+                    block=block,
+                    prompts=digest(ids),
+                    sample_block=sample_block,
+                    samples=sampler.sample_block,
+                ),
+                inputs={"policy": (policy,)},
+                uses={"prompts": (frozen,)},
+            )
+
+    def score(self, config: Config, responses: Node, frozen: Node) -> Node:
+        return self.node(
+            stage="score",
+            slug=_slug(config.reward.name, *responses.slug.split("-")[1:]),
+            spec=score.Spec(engine=config.reward.engine, weights=config.reward.weights),
+            inputs={"responses": (responses,)},
+            uses={"prompts": (frozen,)},
+        )
+
+    def select(self, config: Config, scored: list[Node]) -> Node:
+        construction = config.construction
+        draws = None
+        positions: tuple[str, ...] = POSITIONS
+        if construction.name == "sweet_spot":
+            draws = select.Draws(draws=construction.draws, among=construction.among, seed=construction.seed)
+            positions = ("max",)
+        elif construction.name == "position":
+            # Further positions are asked for by name; the seven are picked together, so that all pairs share a node.
+            positions += tuple(sorted({config.pair.chosen, config.pair.rejected} - set(POSITIONS)))
+        return self.node(
+            stage="select",
+            slug=_slug(config.policy.name, config.reward.name, f"n{config.n}"),
+            spec=select.Spec(n=config.n, ddof=construction.ddof, positions=positions, draws=draws),
+            inputs={"rewards": tuple(scored)},
+        )
+
+    def reference(self, config: Config, policy: Node, picks: Node, sampled: list[Node]) -> Node:
+        return self.node(
+            stage="reference",
+            slug=_slug(config.policy.name, f"n{config.n}"),
+            spec=reference.Spec(
+                max_length=config.train.max_length,
+                dtype=config.train.weights_dtype,
+                autocast=config.train.autocast,
+                batch_tokens=_REFERENCE_BATCH_TOKENS,
+                trust_remote_code=config.policy.trust_remote_code,
+            ),
+            inputs={"policy": (policy,), "picks": (picks,), "responses": tuple(sampled)},
+        )
+
+    def train(self, config: Config, policy: Node, rows: Node) -> Node:
+        settings = config.train
+        high, low = pair_of(config)
+        return self.node(
+            stage="train",
+            slug=_slug(config.policy.name, f"n{config.n}", f"{high}_{low}", f"s{settings.seed}"),
+            spec=train.Spec(
+                loss=config.loss,
+                method=settings.method,
+                seed=settings.seed,
+                learning_rate=settings.learning_rate,
+                schedule=settings.schedule,
+                warmup_ratio=settings.warmup_ratio,
+                weight_decay=settings.weight_decay,
+                max_grad_norm=settings.max_grad_norm,
+                epochs=settings.epochs if settings.max_steps is None else None,
+                max_steps=settings.max_steps,
+                global_batch=settings.global_batch,
+                micro_batch=settings.micro_batch,
+                max_length=settings.max_length,
+                weights_dtype=settings.weights_dtype,
+                autocast=settings.autocast,
+                gradient_checkpointing=settings.gradient_checkpointing,
+                save_dtype=settings.save_dtype,
+                lora=settings.lora if settings.method == "lora" else None,
+                trust_remote_code=config.policy.trust_remote_code,
+            ),
+            inputs={"policy": (policy,), "pairs": (rows,)},
+            params={"save_steps": settings.save_steps},
+        )
+
+    def respond(self, config: Config, answering: Node, policy: Node, frozen: Node, instructions: PromptSet) -> Node:
+        evaluate = config.evaluate
+        greedy = evaluate.temperature == 0
+        return self.node(
+            stage="respond",
+            slug=_slug(*answering.slug.split("-")),
+            spec=respond.Spec(
+                instructions=instructions.hash,
+                max_new_tokens=evaluate.max_new_tokens,
+                max_prompt_tokens=evaluate.max_prompt_tokens,
+                temperature=evaluate.temperature,
+                top_p=1.0 if greedy else evaluate.top_p,
+                seed=0 if greedy else evaluate.seed,
+                batch_size=evaluate.batch_size,
+                dtype=config.policy.dtype,
+                trust_remote_code=config.policy.trust_remote_code,
+            ),
+            inputs={"model": (answering,), "reference": (policy,)},
+            uses={"instructions": (frozen,)},
+        )
+
+    def reachable(self, points: Sequence[Point]) -> dict[str, Node]:
+        """The nodes that the points need, parents first."""
+        ordered: dict[str, Node] = {}
+
+        def visit(node: Node) -> None:
+            if node.key not in ordered:
+                for parent in node.parents:
+                    visit(parent)
+                ordered[node.key] = node
+
+        for point in points:
+            visit(point.judge)
+        return ordered
+
+
+def pair_of(config: Config) -> tuple[str, str]:
+    """The two positions of a cell's rows."""
+    if config.construction.name == "max_min":
+        return "max", "min"
+    if config.construction.name == "sweet_spot":
+        return "max", select.LOW_DRAW
+    return config.pair.chosen, config.pair.rejected
+
+
+def load_train_prompts(config: Config) -> PromptSet:
+    """The prompts of a point, without those that also stand in its evaluation set."""
+    settings = config.prompts
+    return _load(settings.path, prompt_files.TRAIN, settings.limit, settings.duplicates, "prompts.path").without(
+        load_held_out(config), "in_evaluation_set"
+    )
+
+
+def load_held_out(config: Config) -> PromptSet:
+    """The instructions of a point's evaluation."""
+    return _load(config.evaluate.path, prompt_files.HELD_OUT, config.evaluate.limit, "error", "evaluate.path")
+
+
+def load_references(config: Config) -> PromptSet:
+    """The reference answers of a point's evaluation, where they are given.
+
+    Raises:
+        ConfigError: a line without an answer, or an instruction without a line.
+    """
+    given = _load(config.evaluate.references, "", None, "error", "evaluate.references")
+    for prompt in given.prompts:
+        if prompt.answer is None:
+            raise ConfigError(f"evaluate.references: {prompt.source_id!r} has no 'answer'")
+    missing = {p.prompt_id for p in load_held_out(config).prompts} - {p.prompt_id for p in given.prompts}
+    if missing:
+        raise ConfigError(f"evaluate.references: {len(missing)} instructions of the evaluation set have no answer")
+    return given
+
+
+@lru_cache(maxsize=64)
+def _load(path: str | None, embedded: str, limit: int | None, duplicates: str, key: str) -> PromptSet:
+    return prompt_files.load(path, embedded, limit=limit, duplicates=duplicates, key=key)
+
+
+@lru_cache(maxsize=16)
+def folder_hash(folder: str) -> str:
+    """Hash of a local model folder's files (weights, configs, tokenizer), by name and content.
+
+    Raises:
+        ConfigError: no such folder, or no model in it.
+    """
+    path = Path(folder)
+    if not (path / "config.json").is_file():
+        raise ConfigError(f"policy.id: {folder} is no model folder (it has no config.json)")
+    suffixes = {".json", ".safetensors", ".model", ".jinja", ".txt", ".py"}
+    files = sorted(p for p in path.iterdir() if p.is_file() and p.suffix in suffixes)
+    return digest({p.name: file_record(p)["sha256"] for p in files})
+
+
+def _slug(*parts: str) -> str:
+    """Parts as one folder name: letters, digits, and `_+.`; parts are joined by `-`."""
+    return "-".join("".join(c if c.isalnum() or c in "_+." else "_" for c in part) for part in parts)

@@ -1,0 +1,37 @@
+"""A policy's weights in a form that every engine reads: a folder of safetensors, checked once."""
+
+import json
+from dataclasses import dataclass
+
+from harness.stages import Context, Outcome
+from harness.store import Rows
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """A model, by source and identity."""
+
+    source: str
+    id: str
+    """Package file or hub id; empty for a local folder, whose content names it."""
+    revision: str
+    """Package version, hub revision, or hash of a local folder's files."""
+    trust_remote_code: bool
+
+
+def run(context: Context, spec: Spec) -> Outcome:
+    """Convert or locate the weights, and check that they can hold a conversation."""
+    from harness.engines import models
+
+    if spec.source == "package":
+        models.convert_packaged(spec.id, spec.revision, context.work / "weights")
+        path = context.work / "weights"
+        pointer = "weights"
+    else:
+        path = models.locate(spec.source, context.params["id"], spec.revision, spec.trust_remote_code)
+        pointer = str(path)
+    measures = models.inspect(path, spec.trust_remote_code, context.params["name"])
+    (context.work / "model.json").write_text(json.dumps({"path": pointer}))
+    return Outcome(rows=Rows(taken=1, kept=1), measures=measures)

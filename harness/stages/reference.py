@@ -1,0 +1,95 @@
+"""Log-probability under the reference policy of every distinct pick, each computed once."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from harness import tables
+from harness.stages import Context, Outcome
+from harness.store import Rows
+
+VERSION = 1
+
+_SHARD = 256
+"""Picks between two writes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What decides a reference log-probability, besides the model and the tokens."""
+
+    max_length: int
+    """Prompt and response are cut to this many tokens, keeping the start, as in training."""
+    dtype: str
+    autocast: str
+    batch_tokens: int
+    """Padded tokens of a batch."""
+    trust_remote_code: bool
+
+
+def run(context: Context, spec: Spec) -> Outcome:
+    """One forward pass per distinct pick; picks whose prompt alone fills max_length are dropped and counted."""
+    rows = _distinct_picks(context)
+    fitting = [r for r in rows if len(r["prompt_ids"]) < spec.max_length]
+    for row in fitting:
+        room = spec.max_length - len(row["prompt_ids"])
+        row["truncated"] = len(row["response_ids"]) > room
+        row["response_ids"] = row["response_ids"][:room]
+    # Similar lengths stand together in a shard, so that its batches hold little padding.
+    fitting.sort(key=lambda r: (-len(r["prompt_ids"]) - len(r["response_ids"]), r["prompt_id"], r["sample_index"]))
+    folder = context.work / "reference"
+    folder.mkdir(exist_ok=True)
+    with context.reporter.task(context.label, len(fitting), "log-probabilities") as task:
+        for number, start in enumerate(range(0, max(1, len(fitting)), _SHARD)):
+            path, shard = folder / f"{number:05d}.parquet", fitting[start : start + _SHARD]
+            if path.exists():
+                task.advance(len(shard))
+            else:
+                _fill(context, spec, shard, task.advance)
+                tables.write(tables.build(tables.REFERENCE, shard), path)
+    dropped = {"prompt_fills_max_length": len(rows) - len(fitting)} if len(rows) > len(fitting) else {}
+    return Outcome(
+        rows=Rows(taken=len(rows), kept=len(fitting), dropped=dropped),
+        measures={"truncated": sum(r["truncated"] for r in fitting)},
+    )
+
+
+def _distinct_picks(context: Context) -> list[dict[str, Any]]:
+    """Rows of the response tables that some position picked, with the prompt's tokens; checked to be complete."""
+    picks = context.input("picks").table("picks", ["prompt_id", "sample_index"]).to_pandas().drop_duplicates()
+    wanted = pd.MultiIndex.from_frame(picks)
+    prompt_ids: dict[str, list[int]] = {}
+    rows: list[dict[str, Any]] = []
+    for artifact in context.inputs["responses"]:
+        for row in artifact.table("prompt_tokens").to_pylist():
+            prompt_ids[row["prompt_id"]] = row["prompt_ids"]
+        table = artifact.table("responses", ["prompt_id", "sample_index", "text", "token_ids", "finish_reason"])
+        frame = table.select(["prompt_id", "sample_index"]).to_pandas()
+        rows += table.take(pd.MultiIndex.from_frame(frame).isin(wanted).nonzero()[0]).to_pylist()
+    if len(rows) != len(wanted) or len({(r["prompt_id"], r["sample_index"]) for r in rows}) != len(rows):
+        raise ValueError(f"{len(wanted)} picks, but {len(rows)} responses for them")
+    return [
+        {
+            "prompt_id": r["prompt_id"],
+            "sample_index": r["sample_index"],
+            "text": r["text"],
+            "prompt_ids": prompt_ids[r["prompt_id"]],
+            "response_ids": r["token_ids"],
+            "finish_reason": r["finish_reason"],
+        }
+        for r in rows
+    ]
+
+
+def _fill(context: Context, spec: Spec, shard: list[dict[str, Any]], advance: Any) -> None:
+    """Compute `logp` of each row in place."""
+    if not shard:
+        return
+    from harness.engines import logprobs, models
+
+    model, _, _ = models.load(context.input("policy").model_path, spec.dtype, spec.trust_remote_code)
+    responses = [(r["prompt_ids"], r["response_ids"]) for r in shard]
+    logps = logprobs.response_logps(model, responses, spec.batch_tokens, spec.autocast, advance)
+    for row, logp in zip(shard, logps, strict=True):
+        row["logp"] = float(logp)

@@ -1,0 +1,101 @@
+"""Rewards of one block of responses."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness import tables
+from harness.stages import Context, Outcome
+from harness.store import Rows
+
+VERSION = 1
+
+_SHARD = 256
+"""Responses scored between two writes: a few seconds of work."""
+
+Scores = tuple[npt.NDArray[np.float64], dict[str, npt.NDArray[np.float64]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """A reward and its weights."""
+
+    engine: str
+    weights: Mapping[str, float]
+
+
+def run(context: Context, spec: Spec) -> Outcome:
+    """Score every response; a reward that is not finite is kept as NaN, counted, and invalid for selection."""
+    responses = context.input("responses").table("responses").to_pylist()
+    prompts = context.input("prompts").table("prompts").to_pylist()
+    instructions = {p["prompt_id"]: p["messages"][-1]["content"] for p in prompts}
+    engine = make_engine(spec)
+    folder = context.work / "rewards"
+    folder.mkdir(exist_ok=True)
+    invalid = 0
+    with context.reporter.task(context.label, len(responses), "rewards") as task:
+        for number, start in enumerate(range(0, max(1, len(responses)), _SHARD)):
+            path, batch = folder / f"{number:05d}.parquet", responses[start : start + _SHARD]
+            if not path.exists():
+                tables.write(_score(engine, batch, instructions), path)
+            rewards = tables.read(path, ["reward"]).column("reward").to_numpy()
+            invalid += int((~np.isfinite(rewards)).sum())
+            task.advance(len(batch))
+    return Outcome(
+        rows=Rows(taken=len(responses), kept=len(responses)),
+        measures={"invalid": invalid, "label": engine.label},
+    )
+
+
+def _score(engine: Any, batch: list[dict[str, Any]], instructions: Mapping[str, str]) -> Any:
+    rewards, attributes = engine.score([instructions[r["prompt_id"]] for r in batch], batch)
+    rows = [
+        {
+            "prompt_id": r["prompt_id"],
+            "sample_index": r["sample_index"],
+            "reward": float(rewards[i]),
+            **{f"attribute_{name}": float(values[i]) for name, values in attributes.items()},
+        }
+        for i, r in enumerate(batch)
+    ]
+    return tables.build(tables.rewards_schema(engine.attributes), rows)
+
+
+def make_engine(spec: Spec) -> Any:
+    """The reward engine of a spec: `label`, `attributes` and `score(instructions, responses)`."""
+    return {"embedded": EmbeddedReward, "length": LengthReward}[spec.engine](spec.weights)
+
+
+class EmbeddedReward:
+    """The proxy reward on rows of the response table."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        from harness.engines.embedding import shared_encoder
+        from harness.engines.proxy_reward import ATTRIBUTES, ProxyReward
+
+        self.attributes = ATTRIBUTES
+        self._reward = ProxyReward(weights, shared_encoder())
+        self.label = self._reward.label
+
+    def score(self, instructions: list[str], responses: list[dict[str, Any]]) -> Scores:
+        """Rewards and attributes, [responses]."""
+        texts = [r["text"] for r in responses]
+        return self._reward.score(instructions, texts, [r["finish_reason"] for r in responses])
+
+
+class LengthReward:
+    """The response's token count times a weight: a known reward for control experiments, no measure of quality."""
+
+    attributes = ("tokens",)
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self._weight = weights["tokens"]
+        self.label = f"control: {self._weight:+g} per token"
+
+    def score(self, instructions: list[str], responses: list[dict[str, Any]]) -> Scores:
+        """Rewards and the token count, [responses]."""
+        tokens = np.array([r["tokens"] for r in responses], dtype=np.float64)
+        return self._weight * tokens, {"tokens": tokens}

@@ -1,0 +1,83 @@
+"""One cell: a policy trained on preference rows."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from harness import tables
+from harness.config import LoraConfig, LossConfig
+from harness.stages import Context, Outcome
+from harness.store import Rows
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """Everything that decides the trained weights, besides policy and rows."""
+
+    loss: LossConfig
+    method: str
+    seed: int
+    learning_rate: float
+    schedule: str
+    warmup_ratio: float
+    weight_decay: float
+    max_grad_norm: float
+    epochs: float | None
+    """None where max_steps decides."""
+    max_steps: int | None
+    global_batch: int
+    micro_batch: int
+    max_length: int
+    weights_dtype: str
+    autocast: str
+    gradient_checkpointing: bool
+    save_dtype: str
+    lora: LoraConfig | None
+    """None for full fine-tuning."""
+    trust_remote_code: bool
+
+
+def run(context: Context, spec: Spec) -> Outcome:
+    """Train from the last whole checkpoint, or from the start; keep weights and one row of figures per step."""
+    rows = context.input("pairs").table("pairs").to_pylist()
+    if spec.max_steps == 0:
+        return _untrained(context, len(rows))
+    from harness.engines import models, training
+
+    models.release()
+    history = training.train(
+        context.input("policy").model_path,
+        rows,
+        spec,
+        context.work,
+        save_steps=context.params["save_steps"],
+        reporter=context.reporter,
+        label=context.label,
+    )
+    tables.write(tables.build(tables.TRAINING, history), context.work / "training.parquet")
+    (context.work / "model.json").write_text(json.dumps({"path": "weights"}))
+    return Outcome(rows=Rows(taken=len(rows), kept=len(rows)), measures=_measures(history, spec.loss.beta))
+
+
+def _untrained(context: Context, rows: int) -> Outcome:
+    """Zero steps: the policy itself, without a copy of its weights."""
+    path = context.input("policy").model_path
+    (context.work / "model.json").write_text(json.dumps({"path": str(path)}))
+    tables.write(tables.build(tables.TRAINING, []), context.work / "training.parquet")
+    return Outcome(rows=Rows(taken=rows, kept=rows), measures={"steps": 0})
+
+
+def _measures(history: list[dict[str, Any]], beta: float) -> dict[str, Any]:
+    """Figures of the first and last step; changes of log-probability are the last batch's, in nats per response."""
+    last = history[-1]
+    return {
+        "steps": last["step"],
+        "epochs": last["epoch"],
+        "train_loss": last["loss"],
+        "first_margin": history[0]["margin"],
+        "last_margin": last["margin"],
+        "chosen_logp_change": last["chosen_reward"] / beta,
+        "rejected_logp_change": last["rejected_reward"] / beta,
+    }

@@ -1,0 +1,275 @@
+"""The store: artifacts that are whole or absent, each with a manifest that says what made it.
+
+    store/<stage>/<slug>-<key>/     tables or weights, and manifest.json, written last
+    store/content/<content id>      where content that equals a finished node's lives
+    store/work/<key>/               work in hand: shards and checkpoints that a re-run goes on from
+    store/sweeps/<name>.json        the points of a sweep
+    store/logs/<stage>-<key>.log    the last failure of a node
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from harness import tables
+from harness.errors import PrefsweepError
+
+FORMAT = 1
+"""Version of the layout; a store of another version is refused."""
+
+
+class StoreError(PrefsweepError):
+    """A store that cannot be used, or an artifact that is damaged."""
+
+
+class Busy(PrefsweepError):
+    """Another process is at work on the node."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Row accounting of one node: what came in is what went out and what was dropped, by reason."""
+
+    taken: int
+    kept: int
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.taken != self.kept + sum(self.dropped.values()):
+            raise ValueError(f"rows do not add up: {self.taken} in, {self.kept} out, dropped {dict(self.dropped)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The record of an artifact."""
+
+    stage: str
+    stage_version: int
+    key: str
+    content_id: str
+    """Equal for artifacts of equal content: the node's own, or the hash of what it holds."""
+    spec: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    """Keys of the inputs, by name."""
+    rows: Mapping[str, Any]
+    """`taken`, `kept` and `dropped` by reason."""
+    measures: Mapping[str, Any]
+    files: Mapping[str, Mapping[str, Any]]
+    """Size and sha256 of every file, by its path in the artifact."""
+    provenance: Mapping[str, Any]
+    """Versions, code commit, device, threads, start, seconds."""
+    alias_of: str | None = None
+    """Folder in the store, relative to it, that holds the content."""
+
+
+class Artifact:
+    """A finished node's output."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Read one table, shards in order."""
+        path = self.folder / name
+        return tables.read(path if path.is_dir() else path.with_suffix(".parquet"), columns)
+
+    @cached_property
+    def model_path(self) -> Path:
+        """Folder of the weights that this artifact holds or points to."""
+        pointer = json.loads((self.folder / "model.json").read_text())
+        path = Path(pointer["path"])
+        return path if path.is_absolute() else self.folder / path
+
+
+class Store:
+    """A folder of artifacts."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    def prepare(self) -> "Store":
+        """Create the folders, and refuse a store of another format.
+
+        Raises:
+            StoreError: not writable, or another format.
+        """
+        marker = self.root / "store.json"
+        try:
+            for name in ("content", "work", "sweeps", "logs"):
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+            if not marker.exists():
+                write_json(marker, {"format": FORMAT})
+        except OSError as error:
+            raise StoreError(f"store: cannot write to {self.root}: {error.strerror}") from None
+        self.check()
+        return self
+
+    def check(self) -> "Store":
+        """Refuse a folder that is no store of this format.
+
+        Raises:
+            StoreError: no store there, or another format.
+        """
+        try:
+            found = json.loads((self.root / "store.json").read_text()).get("format")
+        except (OSError, ValueError):
+            raise StoreError(f"store: {self.root} is no prefsweep store") from None
+        if found != FORMAT:
+            raise StoreError(f"store: {self.root} has format {found}; this version reads format {FORMAT}")
+        return self
+
+    def folder(self, stage: str, slug: str, key: str) -> Path:
+        """Where a node's artifact stands once it is whole."""
+        return self.root / stage / f"{slug}-{key}"
+
+    def find(self, stage: str, key: str) -> Artifact | None:
+        """The whole artifact of a node, following an alias; None where there is none."""
+        for folder in (self.root / stage).glob(f"*-{key}"):
+            if (manifest := usable_manifest(folder)) is None:
+                continue
+            if manifest.alias_of is None:
+                return Artifact(folder, manifest)
+            if usable_manifest(self.root / manifest.alias_of) is not None:
+                return Artifact(self.root / manifest.alias_of, manifest)
+        return None
+
+    def damaged(self, stage: str, key: str) -> Path | None:
+        """The folder of a node's artifact that is there but cannot be used; None where it is absent or whole."""
+        folders = list((self.root / stage).glob(f"*-{key}"))
+        return folders[0] if folders and self.find(stage, key) is None else None
+
+    def find_content(self, content_id: str) -> Artifact | None:
+        """An artifact with this content, whichever node made it."""
+        pointer = self.root / "content" / content_id
+        if not pointer.exists():
+            return None
+        folder = self.root / pointer.read_text().strip()
+        manifest = usable_manifest(folder)
+        return Artifact(folder, manifest) if manifest else None
+
+    @contextmanager
+    def claim(self, key: str) -> Iterator[Path]:
+        """Hold the one right to work on a node; yields its work folder, which outlives a crash.
+
+        The lock belongs to the open file, so the kernel frees it however the process ends.
+
+        Raises:
+            Busy: another process holds it.
+        """
+        work = self.root / "work" / key
+        work.mkdir(parents=True, exist_ok=True)
+        with (self.root / "work" / f"{key}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Busy(f"node {key} is being worked on by another process") from None
+            yield work
+
+    def publish(self, work: Path, manifest: Manifest, slug: str) -> Artifact:
+        """Turn a work folder into an artifact: hash its files, write the manifest, then rename.
+
+        Raises:
+            StoreError: the artifact exists already.
+        """
+        whole = Manifest(**{**asdict(manifest), "files": _inventory(work)})
+        write_json(work / "manifest.json", asdict(whole))
+        _sync_folder(work)
+        target = self.folder(manifest.stage, slug, manifest.key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (damaged := self.damaged(manifest.stage, manifest.key)) is not None:
+            shutil.rmtree(damaged)  # never used, so nothing is lost
+        try:
+            work.rename(target)
+        except OSError as error:
+            raise StoreError(f"store: cannot publish {target}: {error.strerror}") from None
+        _sync_folder(target.parent)
+        if manifest.alias_of is None:
+            self._index(manifest.content_id, target)
+        return Artifact(target, whole)
+
+    def _index(self, content_id: str, folder: Path) -> None:
+        pointer = self.root / "content" / content_id
+        partial = pointer.with_name(f"{content_id}.{os.getpid()}.partial")
+        partial.write_text(str(folder.relative_to(self.root)) + "\n")
+        partial.replace(pointer)
+
+    def verify(self, artifact: Artifact) -> list[str]:
+        """Names of the artifact's files that are missing or changed, by size and sha256."""
+        expected = artifact.manifest.files
+        if artifact.manifest.alias_of is not None:
+            original = read_manifest(artifact.folder)
+            expected = original.files if original else {}
+        return [
+            name
+            for name, record in expected.items()
+            if not (artifact.folder / name).is_file() or file_record(artifact.folder / name) != dict(record)
+        ]
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a folder, or None where it is absent or unreadable: no manifest, no artifact."""
+    try:
+        return Manifest(**json.loads((folder / "manifest.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def usable_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a folder whose files are all there in their recorded sizes; None otherwise."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return None
+    for name, record in manifest.files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != record["bytes"]:
+            return None
+    return manifest
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that the file is either absent, old, or whole."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with partial.open("w") as file:
+        json.dump(value, file, indent=1, sort_keys=True, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def file_record(path: Path) -> dict[str, Any]:
+    """Size in bytes and sha256 of a file."""
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _inventory(folder: Path) -> dict[str, dict[str, Any]]:
+    """Records of all files below a folder, each flushed to disk; leftovers of interrupted writes are removed."""
+    records = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = str(path.relative_to(folder))
+        if name.endswith(".partial") or name == "manifest.json":
+            path.unlink()
+            continue
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        records[name] = file_record(path)
+    return records
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
