@@ -8,7 +8,7 @@ from harness import hydra_app
 hydra_app.register()
 
 
-@hydra.main(version_base="1.3", config_path=str(hydra_app.root() / "conf"), config_name="config")
+@hydra.main(version_base="1.3", config_path=str(hydra_app.root() / "conf"), config_name="config")  # type: ignore[untyped-decorator]
 def main(composed: DictConfig) -> None:
     """One point."""
     hydra_app.run(lambda: [composed])

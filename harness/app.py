@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from harness import execute
 from harness.config import Config, RunOptions, check, read
+from harness.errors import ConfigError
 from harness.plan import STAGES, Plan, make_plan
 from harness.progress import Reporter
 from harness.store import Store, write_json
@@ -24,7 +26,10 @@ def split(composed: Mapping[str, Any]) -> tuple[Config, RunOptions]:
     """
     options = {name: value for name, value in composed.items() if name in _OPTIONS}
     point = {name: value for name, value in composed.items() if name not in _OPTIONS}
-    return check(read(Config, point)), read(RunOptions, options)
+    read_options = read(RunOptions, options)
+    if not re.fullmatch(r"\w[\w.+-]*", read_options.sweep):
+        raise ConfigError(f"sweep: {read_options.sweep!r} names a file; expected letters, digits, and any of _ . + -")
+    return check(read(Config, point)), read_options
 
 
 def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None) -> int:
@@ -36,6 +41,10 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None)
     reporter = reporter or Reporter()
     pairs = [split(one) for one in composed]
     configs, options = [config for config, _ in pairs], pairs[0][1]
+    if any(other != options for _, other in pairs):
+        raise ConfigError(
+            f"{', '.join(sorted(_OPTIONS))}: one value for all points of a command; these cannot be swept"
+        )
     plan = make_plan(configs)
     store = Store(Path(options.store))
     if options.dry_run:

@@ -4,6 +4,7 @@ Hydra composes, `read` checks once, and nothing below ever sees an untyped value
 """
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -81,7 +82,7 @@ class RewardConfig:
     name: str
     """Short name; not part of any key."""
     engine: Literal["embedded", "length"]
-    """`embedded`: the proxy of `harness.engines.proxy_reward`; `length`: the response's token count, for controls."""
+    """`embedded`: the proxy of `harness.engines.proxy_reward`; `length`: counts of tokens and words, for controls."""
     weights: Mapping[str, float]
     """Weight of each attribute in the scalar reward."""
 
@@ -284,7 +285,7 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _value(hint: Any, value: Any, path: str) -> Any:
+def _value(hint: Any, value: Any, path: str) -> Any:  # noqa: PLR0911 (one return per kind of type)
     """Check one value against its type; an int is taken for a float, nothing else is converted."""
     origin = typing.get_origin(hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
@@ -306,6 +307,8 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         return {str(name): _value(inner, item, _join(path, str(name))) for name, item in value.items()}
     if hint is float and type(value) is int:
         return float(value)
+    if type(value) is float and not math.isfinite(value):
+        raise ConfigError(f"{path}: expected a finite number, got {value!r}")
     if type(value) is not hint:
         raise ConfigError(f"{path}: expected {hint.__name__}, got {value!r}")
     return value
@@ -342,13 +345,37 @@ def check(config: Config) -> Config:
     return config
 
 
-_POSITIVE = (
-    "sampler.temperature sampler.max_new_tokens sampler.max_prompt_tokens sampler.pool sampler.sample_block "
-    "sampler.prompt_blocks sampler.batch_size loss.beta train.learning_rate train.max_grad_norm train.epochs "
-    "train.global_batch train.micro_batch train.max_length train.lora.r train.lora.alpha evaluate.max_new_tokens "
-    "evaluate.max_prompt_tokens evaluate.batch_size prompts.limit evaluate.limit"
-).split()
-_NOT_NEGATIVE = "evaluate.temperature train.weight_decay train.save_steps train.max_steps train.lora.dropout".split()
+_POSITIVE = [
+    "sampler.temperature",
+    "sampler.max_new_tokens",
+    "sampler.max_prompt_tokens",
+    "sampler.pool",
+    "sampler.sample_block",
+    "sampler.prompt_blocks",
+    "sampler.batch_size",
+    "loss.beta",
+    "train.learning_rate",
+    "train.max_grad_norm",
+    "train.epochs",
+    "train.global_batch",
+    "train.micro_batch",
+    "train.max_length",
+    "train.lora.r",
+    "train.lora.alpha",
+    "evaluate.max_new_tokens",
+    "evaluate.max_prompt_tokens",
+    "evaluate.batch_size",
+    "prompts.limit",
+    "evaluate.limit",
+]
+_NOT_NEGATIVE = [
+    "evaluate.temperature",
+    "train.weight_decay",
+    "train.save_steps",
+    "train.max_steps",
+    "train.lora.dropout",
+    "train.seed",
+]
 _RANGES = {
     "sampler.top_p": (0.0, 1.0),
     "evaluate.top_p": (0.0, 1.0),
@@ -382,7 +409,11 @@ def _at(config: Any, path: str) -> Any:
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """Every leaf of a config under its dotted name, in order of definition."""
     flat: dict[str, Any] = {}
-    items = config.items() if isinstance(config, Mapping) else ((f.name, getattr(config, f.name)) for f in dataclasses.fields(config))
+    items = (
+        config.items()
+        if isinstance(config, Mapping)
+        else ((f.name, getattr(config, f.name)) for f in dataclasses.fields(config))
+    )
     for name, value in items:
         path = _join(prefix, name)
         nested = isinstance(value, Mapping) or dataclasses.is_dataclass(value)

@@ -32,7 +32,7 @@ def plain(composed: DictConfig) -> dict[str, Any]:
     Raises:
         ConfigError: a value that the user must give is missing, or an interpolation leads nowhere.
     """
-    ours = OmegaConf.masked_copy(composed, [name for name in composed if name != "hydra"])
+    ours = OmegaConf.masked_copy(composed, [str(name) for name in composed if name != "hydra"])
     try:
         data = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:

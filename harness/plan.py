@@ -118,18 +118,18 @@ def make_plan(configs: Sequence[Config]) -> Plan:
         ConfigError: unreadable prompts, a missing model folder; nothing has been done by then.
     """
     builder = _Builder()
-    naive: Counter[str] = Counter()
-    built = []
+    own, unshared = [], []
     for config in configs:
         start = len(builder.asked)
-        built.append(builder.point(config))
-        naive.update(builder.nodes[key].stage for key in set(builder.asked[start:]))
-    if any(c.construction.rows == "common" for c in configs):
-        built = builder.with_common_rows(built)
-    points = [builder.finish(config, made) for config, made in zip(configs, built, strict=True)]
-    for stage in ("train", "respond", "judge"):
-        naive[stage] = len(points)
-    naive["respond"] += len(points)
+        own.append(builder.point(config))
+        unshared.append(set(builder.asked[start:]))
+    rows = builder.with_common_rows(configs, own)
+    points = []
+    for config, made, asked in zip(configs, rows, unshared, strict=True):
+        start = len(builder.asked)
+        points.append(builder.finish(config, made))
+        asked.update(builder.asked[start:])
+    naive = Counter(builder.nodes[key].stage for asked in unshared for key in asked)
     return Plan(points=tuple(points), nodes=builder.reachable(points), naive={s: naive[s] for s in STAGES})
 
 
@@ -164,14 +164,14 @@ class _Builder:
             inputs={"picks": (picks,), "reference": (logps,)},
         )
 
-    def with_common_rows(self, own: list[Node]) -> list[Node]:
-        """The same cells, restricted to the prompts that each of them kept."""
+    def with_common_rows(self, configs: Sequence[Config], own: Sequence[Node]) -> list[Node]:
+        """The same cells; where `rows` is `common`, restricted to the prompts that each cell of the sweep kept."""
         distinct = tuple({node.key: node for node in own}.values())
         return [
-            self.node(
-                stage="pairs", slug=f"{n.slug}-common", spec=n.spec, inputs={**n.inputs, "others": distinct}
-            )
-            for n in own
+            self.node(stage="pairs", slug=f"{n.slug}-common", spec=n.spec, inputs={**n.inputs, "others": distinct})
+            if config.construction.rows == "common"
+            else n
+            for config, n in zip(configs, own, strict=True)
         ]
 
     def finish(self, config: Config, rows: Node) -> Point:
@@ -366,11 +366,17 @@ def pair_of(config: Config) -> tuple[str, str]:
 
 
 def load_train_prompts(config: Config) -> PromptSet:
-    """The prompts of a point, without those that also stand in its evaluation set."""
+    """The prompts of a point, without those that also stand in its evaluation set.
+
+    Raises:
+        ConfigError: none is left.
+    """
     settings = config.prompts
-    return _load(settings.path, prompt_files.TRAIN, settings.limit, settings.duplicates, "prompts.path").without(
-        load_held_out(config), "in_evaluation_set"
-    )
+    given = _load(settings.path, prompt_files.TRAIN, settings.limit, settings.duplicates, "prompts.path")
+    left = given.without(load_held_out(config), "in_evaluation_set")
+    if not left.prompts:
+        raise ConfigError(f"prompts.path: all {len(given.prompts)} prompts also stand in the evaluation set")
+    return left
 
 
 def load_held_out(config: Config) -> PromptSet:

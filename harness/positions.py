@@ -20,7 +20,9 @@ PAIRS: tuple[tuple[str, str], ...] = tuple((high, low) for low, high in combinat
 
 _SIGMA = re.compile(r"mu([+-]\d+(?:\.\d+)?)s")
 _QUANTILE = re.compile(r"q(\d(?:\.\d+)?)")
-_EXPECTED = f"one of {', '.join(POSITIONS)}, mu+<k>s or mu-<k>s (such as mu-1.5s), or q<p> with 0 <= p <= 1 (such as q0.05)"
+_EXPECTED = (
+    f"one of {', '.join(POSITIONS)}, mu+<k>s or mu-<k>s (such as mu-1.5s), or q<p> with 0 <= p <= 1 (such as q0.05)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,5 +71,6 @@ def check_pair(chosen: str, rejected: str, path: str = "pair") -> None:
     high_level, low_level = _comparable_level(high, low), _comparable_level(low, high)
     if high_level is not None and low_level is not None and high_level <= low_level:
         raise ConfigError(
-            f"{path}: chosen {chosen!r} must stand above rejected {rejected!r}; ascending order is {' < '.join(POSITIONS)}"
+            f"{path}: chosen {chosen!r} must stand above rejected {rejected!r}; "
+            f"ascending order is {' < '.join(POSITIONS)}"
         )

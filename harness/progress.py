@@ -65,5 +65,3 @@ class Task:
             self._reporter.line(
                 f"    {self._label}: {self._done}/{self._total} {self._unit}, {rate:.1f}/s, {left:.0f} s left"
             )
-
-

@@ -148,4 +148,6 @@ def _messages(messages: Any, where: str) -> Sequence[dict[str, str]]:
 def _text(row: dict[str, Any], field: str, where: str) -> str:
     if not isinstance(row[field], str):
         raise ConfigError(f"{where}: {field!r} must be text, got {type(row[field]).__name__}")
+    if any("\ud800" <= c <= "\udfff" for c in row[field]):
+        raise ConfigError(f"{where}: {field!r} holds half of a surrogate pair (a \\ud800 escape without its partner)")
     return str(row[field])

@@ -1,10 +1,10 @@
 """The store: artifacts that are whole or absent, each with a manifest that says what made it.
 
-    store/<stage>/<slug>-<key>/     tables or weights, and manifest.json, written last
-    store/content/<content id>      where content that equals a finished node's lives
-    store/work/<key>/               work in hand: shards and checkpoints that a re-run goes on from
-    store/sweeps/<name>.json        the points of a sweep
-    store/logs/<stage>-<key>.log    the last failure of a node
+store/<stage>/<slug>-<key>/     tables or weights, and manifest.json, written last
+store/content/<content id>      where content that equals a finished node's lives
+store/work/<key>/               work in hand: shards and checkpoints that a re-run goes on from
+store/sweeps/<name>.json        the points of a sweep
+store/logs/<stage>-<key>.log    the last failure of a node
 """
 
 import fcntl
@@ -32,7 +32,7 @@ class StoreError(PrefsweepError):
     """A store that cannot be used, or an artifact that is damaged."""
 
 
-class Busy(PrefsweepError):
+class BusyError(PrefsweepError):
     """Another process is at work on the node."""
 
 
@@ -89,7 +89,7 @@ class Artifact:
         """Folder of the weights that this artifact holds or points to."""
         pointer = json.loads((self.folder / "model.json").read_text())
         path = Path(pointer["path"])
-        return path if path.is_absolute() else self.folder / path
+        return path if path.is_absolute() else (self.folder / path).resolve()
 
 
 class Store:
@@ -122,8 +122,8 @@ class Store:
             StoreError: no store there, or another format.
         """
         try:
-            found = json.loads((self.root / "store.json").read_text()).get("format")
-        except (OSError, ValueError):
+            found = json.loads((self.root / "store.json").read_text())["format"]
+        except (OSError, ValueError, TypeError, KeyError):
             raise StoreError(f"store: {self.root} is no prefsweep store") from None
         if found != FORMAT:
             raise StoreError(f"store: {self.root} has format {found}; this version reads format {FORMAT}")
@@ -165,7 +165,7 @@ class Store:
         The lock belongs to the open file, so the kernel frees it however the process ends.
 
         Raises:
-            Busy: another process holds it.
+            BusyError: another process holds it.
         """
         work = self.root / "work" / key
         work.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,7 @@ class Store:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise Busy(f"node {key} is being worked on by another process") from None
+                raise BusyError(f"node {key} is being worked on by another process") from None
             yield work
 
     def publish(self, work: Path, manifest: Manifest, slug: str) -> Artifact:

@@ -7,14 +7,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from harness import hydra_app
 from harness.errors import ConfigError
 
 
 def expand(
-    hydra_context: HydraContext, blocks: Sequence[Mapping[str, str]], arguments: Sequence[str]
+    hydra_context: HydraContext, blocks: Sequence[Mapping[str, Any]], arguments: Sequence[str]
 ) -> list[list[str]]:
     """Every point of a command, as the overrides that compose it.
 
@@ -26,16 +26,23 @@ def expand(
     keys = {override.get_key_element() for override in given}
     points: dict[tuple[str, ...], None] = {}
     for number, block in enumerate(blocks or [{}]):
-        lines = [f"{key}={value}" for key, value in block.items() if key not in keys]
+        lines = [f"{key}={_choices(value)}" for key, value in block.items() if key not in keys]
         try:
             parsed = parser.parse_overrides(overrides=lines)
         except HydraException as error:
             raise ConfigError(f"hydra.sweeper.blocks[{number}]: {error}") from None
-        points.update(dict.fromkeys(map(tuple, _product([*parsed, *given]))))
+        points.update(dict.fromkeys(map(tuple, product([*parsed, *given]))))
     return [list(point) for point in points]
 
 
-def _product(overrides: Sequence[Override]) -> list[list[str]]:
+def _choices(value: Any) -> str:
+    """A block's value as it would stand on the command line; a YAML list is a list of choices."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ",".join(map(_choices, value))
+    return "null" if value is None else str(value)
+
+
+def product(overrides: Sequence[Override]) -> list[list[str]]:
     """All combinations of the overrides' choices, the last key varying fastest."""
     points: list[list[str]] = [[]]
     for override in overrides:
@@ -56,23 +63,18 @@ class PlanningSweeper:
 
     def __init__(self, blocks: Any = None) -> None:
         self.blocks = [dict(block) for block in blocks or []]
-        self.config: DictConfig | None = None
-        self.hydra_context: HydraContext | None = None
+        self._given: tuple[HydraContext, DictConfig] | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: Any, config: DictConfig) -> None:
         """Keep what Hydra gives."""
-        self.hydra_context, self.config = hydra_context, config
+        self._given = hydra_context, config
 
     def sweep(self, arguments: list[str]) -> None:
         """Compose all points and run them as one plan."""
         hydra_app.run(lambda: self._compose(arguments))
 
     def _compose(self, arguments: list[str]) -> list[DictConfig]:
-        assert self.hydra_context is not None and self.config is not None
-        loader = self.hydra_context.config_loader
-        composed = []
-        for overrides in expand(self.hydra_context, self.blocks, arguments):
-            point = loader.load_sweep_config(self.config, overrides)
-            OmegaConf.set_readonly(point, True)
-            composed.append(point)
-        return composed
+        assert self._given is not None
+        context, config = self._given
+        points = expand(context, self.blocks, arguments)
+        return [context.config_loader.load_sweep_config(config, overrides) for overrides in points]

@@ -45,7 +45,7 @@ class Response:
     """Sum of the tokens' log-probabilities in nats at temperature 1, without top-p."""
 
 
-class _Draw(LogitsProcessor):
+class _Draw(LogitsProcessor):  # type: ignore[misc]
     """Draws each row's next token from the row's own uniforms, and leaves `generate` no choice.
 
     `generate` has one random state for a whole batch; inverting the cumulative distribution at given uniforms makes
@@ -63,7 +63,7 @@ class _Draw(LogitsProcessor):
         chosen = logits.gather(1, tokens) - logits.logsumexp(-1, keepdim=True)
         self.logps.append(chosen.squeeze(1))
         forced = torch.full_like(scores, float("-inf"))
-        return forced.scatter_(1, tokens, 0.0)  # type: ignore[return-value]
+        return forced.scatter_(1, tokens, 0.0)
 
     def _sample(self, logits: torch.Tensor) -> torch.Tensor:
         assert self.uniforms is not None
@@ -78,7 +78,7 @@ class _Draw(LogitsProcessor):
         return torch.searchsorted(cumulative, at, right=True).clamp_(max=probs.shape[1] - 1)
 
 
-@torch.inference_mode()
+@torch.inference_mode()  # type: ignore[untyped-decorator]
 def generate(
     model: Any, stops: Sequence[int], requests: Sequence[Request], samples: int, decoding: Decoding
 ) -> list[Response]:

@@ -105,7 +105,9 @@ def inspect(path: Path, trust_remote_code: bool, name: str) -> dict[str, Any]:
         first = (str(error).splitlines() or ["unreadable"])[0]
         raise ConfigError(f"policy {name}: {path} cannot be read: {first}") from None
     has_generation = (path / "generation_config.json").is_file()
-    generation = GenerationConfig.from_pretrained(path) if has_generation else GenerationConfig.from_model_config(config)
+    generation = (
+        GenerationConfig.from_pretrained(path) if has_generation else GenerationConfig.from_model_config(config)
+    )
     stops = chat.stop_tokens(tokenizer, generation)
     chat.check_tokenizer(tokenizer, stops, name)
     return {

@@ -45,7 +45,7 @@ class _Trainer(DPOTrainer):  # type: ignore[misc]
         return dataset
 
 
-class TrainingFailed(PrefsweepError):
+class TrainingError(PrefsweepError):
     """Training that cannot be trusted."""
 
 
@@ -70,7 +70,7 @@ def train(
         One row of the training table per optimiser step.
 
     Raises:
-        TrainingFailed: the first step's margin is not zero, or the loss is not finite.
+        TrainingError: the first step's margin is not zero, or the loss is not finite.
     """
     models.quieten()
     model, tokenizer = models.load_for_training(policy, spec.weights_dtype, spec.trust_remote_code)
@@ -214,12 +214,12 @@ def _check(history: Sequence[dict[str, Any]], spec: Any) -> None:
     for row in history:
         worst = max(abs(row[name]) for name in ("margin", "chosen_reward", "rejected_reward"))
         if row["step"] == 1 and not worst < limit:
-            raise TrainingFailed(
+            raise TrainingError(
                 f"first step: the policy differs from its reference by {worst:.2g} in reward (limit {limit:g}); "
                 "reference log-probabilities and training rows do not belong together"
             )
         if not abs(row["loss"]) < float("inf"):
-            raise TrainingFailed(f"step {row['step']}: the loss is {row['loss']}")
+            raise TrainingError(f"step {row['step']}: the loss is {row['loss']}")
 
 
 def _save(trainer: Any, tokenizer: Any, spec: Any, target: Path) -> None:

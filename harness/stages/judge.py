@@ -24,7 +24,11 @@ def run(context: Context, spec: Spec) -> Outcome:
     answers = {r["prompt_id"]: r for r in context.input("answers").table("answers").to_pylist()}
     references = _references(context)
     instructions = context.input("instructions").table("prompts").to_pylist()
-    both = [(i, p["prompt_id"]) for i, p in enumerate(instructions) if {p["prompt_id"]} <= answers.keys() & references.keys()]
+    both = [
+        (i, p["prompt_id"])
+        for i, p in enumerate(instructions)
+        if {p["prompt_id"]} <= answers.keys() & references.keys()
+    ]
     texts = [[instructions[i]["messages"][-1]["content"] for i, _ in both]]
     texts += [[side[p] for _, p in both] for side in ({k: r["text"] for k, r in answers.items()}, references)]
     judge = make_judge(spec)
@@ -43,7 +47,7 @@ def run(context: Context, spec: Spec) -> Outcome:
         rows=Rows(taken=len(instructions), kept=len(both), dropped=dropped),
         measures={
             "label": judge.label,
-            "win_rate": float(preferences.mean()) if len(rows) else None,
+            "win_rate": float(preferences.mean()) if rows else None,
             "ties": int((preferences == 0.5).sum()),
             "order_disagreement": int(((first - 0.5) * (second - 0.5) < 0).sum()),
             "share_changed": float(np.mean([not r["same_text"] for r in rows])) if rows else None,

@@ -25,7 +25,9 @@ class Spec:
 def run(context: Context, spec: Spec) -> Outcome:
     """Join the picks with their tokens and reference log-probabilities by (prompt_id, sample_index)."""
     picks = context.input("picks").table("picks").to_pylist()
-    reference = {(r["prompt_id"], r["sample_index"]): r for r in context.input("reference").table("reference").to_pylist()}
+    reference = {
+        (r["prompt_id"], r["sample_index"]): r for r in context.input("reference").table("reference").to_pylist()
+    }
     sides: dict[str, dict[str, dict[str, Any]]] = {spec.chosen: {}, spec.rejected: {}}
     for row in picks:
         if row["position"] in sides:
@@ -89,7 +91,9 @@ def _measures(rows: list[dict[str, Any]]) -> dict[str, Any]:
         for side in ("chosen", "rejected")
         for name in ("z", "reward")
     }
-    lengths = {f"{side}_tokens": float(np.mean([len(r[f"{side}_ids"]) for r in rows])) for side in ("chosen", "rejected")}
+    lengths = {
+        f"{side}_tokens": float(np.mean([len(r[f"{side}_ids"]) for r in rows])) for side in ("chosen", "rejected")
+    }
     return {**mean, **lengths, "margin": mean["chosen_reward"] - mean["rejected_reward"]}
 
 
@@ -100,4 +104,5 @@ def _content(rows: list[dict[str, Any]], reference: Artifact) -> str:
     """
     tokens = [[r["prompt_id"], r["prompt_ids"], r["chosen_ids"], r["rejected_ids"]] for r in rows]
     manifest = reference.manifest
-    return digest({"rows": tokens, "reference": dict(manifest.spec), "policy": manifest.inputs["policy"]})
+    reference_of = {"version": manifest.stage_version, "spec": dict(manifest.spec), "policy": manifest.inputs["policy"]}
+    return digest({"rows": tokens, "reference": reference_of})

@@ -36,16 +36,12 @@ def run(context: Context, spec: Spec) -> Outcome:
     from harness.engines import generation, models
 
     base = context.input("reference").model_path
-    model, tokenizer, stops = models.load(
-        context.input("model").model_path, spec.dtype, spec.trust_remote_code, base
-    )
+    model, tokenizer, stops = models.load(context.input("model").model_path, spec.dtype, spec.trust_remote_code, base)
     prompts = context.input("instructions").table("prompts").to_pylist()
     encoded = {p["prompt_id"]: chat.encode_prompt(tokenizer, p["messages"]) for p in prompts}
     limit = min(spec.max_prompt_tokens, model.config.max_position_embeddings - spec.max_new_tokens)
     fitting = sorted((i for i in encoded if len(encoded[i]) <= limit), key=lambda i: (-len(encoded[i]), i))
-    decoding = generation.Decoding(
-        temperature=spec.temperature, top_p=spec.top_p, max_new_tokens=spec.max_new_tokens
-    )
+    decoding = generation.Decoding(temperature=spec.temperature, top_p=spec.top_p, max_new_tokens=spec.max_new_tokens)
     folder = context.work / "answers"
     folder.mkdir(exist_ok=True)
     text = {p["prompt_id"]: p["messages"][-1]["content"] for p in prompts}
@@ -60,9 +56,7 @@ def run(context: Context, spec: Spec) -> Outcome:
                 tables.write(tables.build(tables.ANSWERS, rows), path)
             task.advance(len(batch))
     dropped = {"prompt_too_long": len(encoded) - len(fitting)} if len(fitting) < len(encoded) else {}
-    return Outcome(
-        rows=Rows(taken=len(encoded), kept=len(fitting), dropped=dropped), measures=_measures(folder, spec)
-    )
+    return Outcome(rows=Rows(taken=len(encoded), kept=len(fitting), dropped=dropped), measures=_measures(folder, spec))
 
 
 def _divergence(context: Context, spec: Spec, model: Any, answers: list[tuple[list[int], list[int]]]) -> list[float]:

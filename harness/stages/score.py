@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness import tables
+from harness.errors import ConfigError
 from harness.stages import Context, Outcome
 from harness.store import Rows
 
@@ -87,15 +88,23 @@ class EmbeddedReward:
 
 
 class LengthReward:
-    """The response's token count times a weight: a known reward for control experiments, no measure of quality."""
+    """Weighted counts of tokens and words: a known reward for control experiments, no measure of quality."""
 
-    attributes = ("tokens",)
+    attributes = ("tokens", "words")
 
     def __init__(self, weights: Mapping[str, float]) -> None:
-        self._weight = weights["tokens"]
-        self.label = f"control: {self._weight:+g} per token"
+        if unknown := sorted(set(weights) - set(self.attributes)):
+            raise ConfigError(
+                f"reward.weights.{unknown[0]}: unknown; the length reward has {', '.join(self.attributes)}"
+            )
+        self._weights = dict(weights)
+        self.label = "control: " + ", ".join(f"{weight:+g} per {name}" for name, weight in self._weights.items())
 
     def score(self, instructions: list[str], responses: list[dict[str, Any]]) -> Scores:
-        """Rewards and the token count, [responses]."""
-        tokens = np.array([r["tokens"] for r in responses], dtype=np.float64)
-        return self._weight * tokens, {"tokens": tokens}
+        """Rewards and both counts, [responses]; words are separated by white space."""
+        counts = {
+            "tokens": np.array([r["tokens"] for r in responses], dtype=np.float64),
+            "words": np.array([len(r["text"].split()) for r in responses], dtype=np.float64),
+        }
+        total = sum((weight * counts[name] for name, weight in self._weights.items()), np.zeros(len(responses)))
+        return total, counts

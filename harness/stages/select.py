@@ -46,9 +46,9 @@ def run(context: Context, spec: Spec) -> Outcome:
     dropped = picks.dropped
     if spec.draws is not None:
         index, reason = _low_draw(ids, rewards, spec.draws)
-        dropped = np.where(np.equal(dropped, None), reason, dropped)
+        dropped = np.where(_is_none(dropped), reason, dropped)
         columns[LOW_DRAW] = (index, (_at(rewards, index) - picks.mu) / picks.sigma)
-    kept = np.equal(dropped, None)
+    kept = _is_none(dropped)
     rows = [
         {
             "prompt_id": ids[row],
@@ -96,7 +96,13 @@ def _low_draw(ids: list[str], rewards: Any, spec: Draws) -> tuple[Any, Any]:
     finite = np.isfinite(values)
     lowest = np.where(finite, values, np.inf).argmin(axis=1)
     index = np.take_along_axis(drawn, lowest[:, None], axis=1)[:, 0]
-    return index, np.where(finite.any(axis=1), None, "no_valid_draw")
+    reasons = np.full(len(ids), None, dtype=object)
+    reasons[~finite.any(axis=1)] = "no_valid_draw"
+    return index, reasons
+
+
+def _is_none(values: Any) -> Any:
+    return np.array([value is None for value in values], dtype=bool)
 
 
 def _at(rewards: Any, index: Any) -> Any:

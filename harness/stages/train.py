@@ -1,6 +1,7 @@
 """One cell: a policy trained on preference rows."""
 
 import json
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +65,10 @@ def run(context: Context, spec: Spec) -> Outcome:
 def _untrained(context: Context, rows: int) -> Outcome:
     """Zero steps: the policy itself, without a copy of its weights."""
     path = context.input("policy").model_path
-    (context.work / "model.json").write_text(json.dumps({"path": str(path)}))
+    store = context.work.parent.parent
+    # Work folder and artifact stand equally deep, so that a relative path holds in both and survives a moved store.
+    pointer = os.path.relpath(path, context.work) if path.is_relative_to(store) else str(path)
+    (context.work / "model.json").write_text(json.dumps({"path": pointer}))
     tables.write(tables.build(tables.TRAINING, []), context.work / "training.parquet")
     return Outcome(rows=Rows(taken=rows, kept=rows), measures={"steps": 0})
 

@@ -1,0 +1,1 @@
+"""Analysis: from stored results to tables, figures and evidence."""

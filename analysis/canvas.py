@@ -1,0 +1,131 @@
+"""A figure of exact size: heading, axes and wrapped caption each get their own inches, so nothing overlaps.
+
+Figures are made without pyplot: no display, no global state, nothing to close.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+
+POINTS: Final = 72.0
+LEADING: Final = 1.3
+INK: Final = "#222222"
+MUTED: Final = "#555555"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """Font sizes in points and margins in inches for one width of figure."""
+
+    width: float
+    text: float
+    small: float
+    print: float
+    """Size of the provenance line."""
+    left: float
+    right: float
+    bottom: float
+    """Room under the axes for tick and axis labels."""
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the figure is for one column of a two-column page."""
+        return self.width < 5
+
+
+def style_for(width: float) -> Style:
+    """The style of a figure `width` inches wide: one column (3.4) or a page (7)."""
+    if width < 5:
+        return Style(width=width, text=7, small=6, print=5, left=0.6, right=0.08, bottom=0.42)
+    return Style(width=width, text=9, small=8, print=6.5, left=0.8, right=0.12, bottom=0.52)
+
+
+def new_axes(
+    style: Style,
+    body: float,
+    *,
+    heading: str = "",
+    caption: str = "",
+    provenance: str = "",
+    above: float = 0.0,
+) -> Axes:
+    """Axes `body` inches high, under a heading and `above` inches of room, over caption and print."""
+    figure = Figure(dpi=200)
+    FigureCanvasAgg(figure)
+    inner = style.width - 0.12
+    blocks = [
+        (wrap(heading, style.text, inner, weight="bold"), style.text, "bold", INK),
+        (wrap(caption, style.small, inner), style.small, "normal", MUTED),
+        (wrap(provenance, style.print, inner), style.print, "normal", MUTED),
+    ]
+    heights = [len(lines) * size * LEADING / POINTS for lines, size, _, _ in blocks]
+    top, below = 0.08 + heights[0] + above, style.bottom + heights[1] + heights[2] + 0.1
+    height = top + body + below
+    figure.set_size_inches(style.width, height)
+    starts = [height - 0.04, height - top - body - style.bottom, 0.06 + heights[2]]
+    for (lines, size, weight, colour), start in zip(blocks, starts, strict=True):
+        _write_lines(figure, lines, start, size=size, weight=weight, colour=colour)
+    frame = (
+        style.left / style.width,
+        below / height,
+        1 - (style.left + style.right) / style.width,
+        body / height,
+    )
+    axes = figure.add_axes(frame)
+    axes.tick_params(labelsize=style.text, length=2.5, width=0.6, colors=INK)
+    return axes
+
+
+def wrap(text: str, size: float, inches: float, *, weight: str = "normal") -> list[str]:
+    """`text` in lines that are at most `inches` wide at `size` points; a longer word stands alone."""
+    lines: list[str] = []
+    # At plain spaces only: a no-break space keeps a number and its unit together.
+    for word in text.split(" ") if text else []:
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_width(longer, size, weight) <= inches:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Width of one line of `text` in inches."""
+    font = FontProperties(size=size, weight=weight)
+    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return float(width) / POINTS
+
+
+def figure_of(axes: Axes) -> Figure:
+    """The whole figure that `axes` stand on; TypeError when that is only a part of one."""
+    if not isinstance(axes.figure, Figure):
+        raise TypeError("the axes stand on a sub-figure")
+    return axes.figure
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write `stem`.png (200 dpi) and `stem`.svg; the same figure gives the same bytes.
+
+    The directory must exist. Returns the two paths.
+    """
+    # Not with_suffix: a stem may hold a dot, as in "loss.beta=0.1".
+    png, svg = stem.parent / f"{stem.name}.png", stem.parent / f"{stem.name}.svg"
+    figure.savefig(png, dpi=200, metadata={"Software": None})
+    with mpl.rc_context({"svg.hashsalt": "prefsweep"}):
+        figure.savefig(svg, metadata={"Date": None, "Creator": None})
+    return [png, svg]
+
+
+def _write_lines(figure: Figure, lines: list[str], start: float, *, size: float, weight: str, colour: str) -> None:
+    """Lines of text from `start` inches down. A dollar sign in them starts no formula: they are data."""
+    width, height = figure.get_size_inches()
+    for index, line in enumerate(lines):
+        y = (start - index * size * LEADING / POINTS) / height
+        figure.text(0.06 / width, y, line, size=size, weight=weight, color=colour, va="top", parse_math=False)

@@ -1,0 +1,119 @@
+"""What must stand beside a figure's numbers: judge, reference, decoding, sample sizes, scope and caveats."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+import pandas as pd
+
+from analysis.schema import PAIR, plain
+from analysis.statistics import CONSTRUCTION
+from harness.positions import PAIRS
+
+_SCOPES: Final = {CONSTRUCTION: f"{CONSTRUCTION}, over training seeds and instructions"}
+
+STEPS_APART: Final = 1.1
+"""Cells whose optimiser steps differ by more than this factor are not compared on equal terms."""
+
+
+def caption(cells: pd.DataFrame, detectable: float) -> str:
+    """The caption of a figure over `cells` (of `estimates.estimate_cells`); `detectable` is a fraction."""
+    done = cells[cells["status"] == "done"]
+    if done.empty:
+        return "No cell is done yet."
+    parts = [
+        labels_sentence(done),
+        f"{_range(done, 'instructions')} instructions; training seeds: {_range(done, 'seeds')}.",
+        scope(done),
+        methods(done),
+        detectable_sentence(detectable),
+        steps_sentence(done),
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def labels_sentence(done: pd.DataFrame) -> str:
+    """The labels that stand beside every number."""
+    return (
+        f"Judge: {_values(done, 'judge_label')}. Against: {_values(done, 'reference')}. "
+        f"Answers: {_values(done, 'decoding')}. Reward: {_values(done, 'reward_label')}."
+    )
+
+
+def scope(done: pd.DataFrame) -> str:
+    """What the 95 % intervals speak about."""
+    scopes = list(dict.fromkeys(done["scope"].dropna()))
+    if not scopes:
+        return "No intervals: there are no verdicts."
+    words = [_SCOPES.get(scope, scope) for scope in scopes]
+    return f"95\N{NO-BREAK SPACE}% intervals: {' / '.join(words)}."
+
+
+def methods(done: pd.DataFrame) -> str:
+    """How the intervals were made, each way once."""
+    text = " / ".join(dict.fromkeys(done["method"].dropna()))
+    return f"Method: {text}." if text else ""
+
+
+def detectable_sentence(detectable: float) -> str:
+    """The smallest difference that one comparison can tell from noise; nothing when it is unknown."""
+    if math.isnan(detectable):
+        return ""
+    points = f"{100 * detectable:.1f}\N{NO-BREAK SPACE}points"
+    return f"Smallest difference one comparison can detect (80\N{NO-BREAK SPACE}% power): {points}."
+
+
+def steps_sentence(done: pd.DataFrame) -> str:
+    """A warning where cells were trained for unequal numbers of steps; else nothing."""
+    steps = done["steps"].dropna()
+    if steps.empty or steps.max() <= STEPS_APART * steps.min():
+        return ""
+    return f"Cells are compared at unequal steps: {_range(done, 'steps')}."
+
+
+def pair_text(chosen: object, rejected: object) -> str:
+    """A pair as figures and tables write it, in Greek letters."""
+    return f"({position_text(chosen)}, {position_text(rejected)})"
+
+
+def position_text(position: object) -> str:
+    """A position as figures write it: with Greek letters for mu and s."""
+    name = plain(position)
+    if not name.startswith("mu"):
+        return name
+    rest = name.removeprefix("mu").replace("-", "\N{MINUS SIGN}").replace("s", "\N{GREEK SMALL LETTER SIGMA}")
+    return "\N{GREEK SMALL LETTER MU}" + rest
+
+
+def construction_label(cell: "pd.Series[Any]", cells: pd.DataFrame) -> str:
+    """Name, pair and those further construction settings that differ among `cells` of that construction."""
+    name = plain(cell["construction.name"])
+    own = cells[cells["construction.name"] == cell["construction.name"]]
+    keys = [key for key in map(str, cells.columns) if key.startswith("construction.")]
+    varying = [key for key in keys if own[key].map(plain).nunique() > 1]
+    pair = pair_text(cell[PAIR[0]], cell[PAIR[1]]) if plain(cell[PAIR[0]]) else ""
+    rest = ", ".join(f"{key.removeprefix('construction.')}={plain(cell[key])}" for key in varying)
+    return " ".join(part for part in (name, pair, rest) if part)
+
+
+def outside_grid(cells: pd.DataFrame) -> int:
+    """How many of the cells with a pair stand outside the grid of 21."""
+    pairs = zip(cells[PAIR[0]], cells[PAIR[1]], strict=True)
+    return sum(plain(high) != "" and (high, low) not in PAIRS for high, low in pairs)
+
+
+def provenance_text(provenance: Mapping[str, object] | None) -> str:
+    """The small print: what made the numbers."""
+    return " · ".join(f"{plain(name)} {plain(value)}" for name, value in (provenance or {}).items())
+
+
+def _values(done: pd.DataFrame, column: str) -> str:
+    return " / ".join(dict.fromkeys(plain(value) or "not stated" for value in done[column]))
+
+
+def _range(done: pd.DataFrame, column: str) -> str:
+    values = done[column].dropna()
+    if values.empty:
+        return "unknown"
+    low, high = plain(round(float(values.min()), 1)), plain(round(float(values.max()), 1))
+    return low if low == high else f"{low}\N{EN DASH}{high}"

@@ -1,0 +1,208 @@
+"""From the tidy frames to one estimate per cell: training seeds joined, aliases recognised."""
+
+from dataclasses import asdict
+from math import isnan, nan
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from analysis.schema import LABELS, MEASURES, PAIR, SEED, configuration_columns, plain
+from analysis.statistics import (
+    Floats,
+    Interval,
+    max_t_interval,
+    paired_difference,
+    seeds_interval,
+    simultaneous_level,
+    smallest_detectable_difference,
+    win_rate_interval,
+)
+from harness.errors import PrefsweepError
+from harness.positions import PAIRS, POSITIONS
+
+INTERVAL: Final = ("low", "high", "method", "scope", "excluded", "note")
+
+
+def preference_table(results: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Preferences [instructions x done results]; NaN where a judgement failed or there was none.
+
+    Raises PrefsweepError where the verdicts of a result do not give its win rate: they are not its own then.
+    """
+    done = results[results["status"] == "done"].set_index("result")
+    own = verdicts[verdicts["result"].isin(done.index)]
+    table = own.pivot(index="prompt_id", columns="result", values="preference").astype(float)
+    recorded = done["win_rate"].astype(float).reindex(table.columns)
+    apart = (table.mean() - recorded).abs() > 1e-6
+    if bool(apart.any()):
+        name = table.columns[apart.to_numpy()][0]
+        raise PrefsweepError(
+            f"verdicts of result {name}: their mean is {table[name].mean():.6f}, "
+            f"but its recorded win rate is {recorded[name]:.6f}"
+        )
+    return table
+
+
+def result_intervals(results: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """The `INTERVAL` columns of each result on its own, in their order; nothing without verdicts."""
+    rows = [
+        asdict(win_rate_interval(table[name].to_numpy(float))) if name in table.columns else {}
+        for name in results["result"]
+    ]
+    return pd.DataFrame(rows, columns=list(INTERVAL), index=results.index)
+
+
+def estimate_cells(results: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell and evaluation, its training seeds joined, sorted for reading.
+
+    Columns: the configuration without the seed, the labels, the measures (means over the seeds that are
+    done), and `status`, `reason`, `results` (keys, one per distinct trained model), `seeds` (their number),
+    `planned` (results asked for), `experiment` (equal for cells that trained the same models), `win_rate`,
+    `instructions` and the `INTERVAL` columns. Win rates are fractions. `table` is a `preference_table`.
+    """
+    settings = [column for column in configuration_columns(results) if column != SEED]
+    keys = results[settings].map(plain)
+    groups = results.groupby([keys[column] for column in settings], sort=False)
+    return sort_cells(pd.DataFrame([_estimate(group, settings, table) for _, group in groups]))
+
+
+def sort_cells(cells: pd.DataFrame) -> pd.DataFrame:
+    """Rows by policy and other settings, then n, construction and pair (max, min first)."""
+    rank = {pair: (-POSITIONS.index(pair[0]), POSITIONS.index(pair[1])) for pair in PAIRS}
+    settings = comparison_columns(cells)
+
+    def key(row: int) -> tuple[object, ...]:
+        cell = cells.iloc[row]
+        size = float(cell["n"]) if pd.notna(cell["n"]) else 0.0
+        pair = (cell[PAIR[0]], cell[PAIR[1]])
+        place = rank.get(pair, (len(POSITIONS), 0))
+        return (
+            *(plain(cell[name]) for name in settings),
+            size,
+            plain(cell["construction.name"]),
+            place,
+            str(pair),
+        )
+
+    return cells.iloc[sorted(range(len(cells)), key=key)].reset_index(drop=True)
+
+
+def comparison_columns(cells: pd.DataFrame) -> list[str]:
+    """Settings that must agree for two cells to be compared: all but construction, pair and n."""
+    own = {"results", "seeds", "planned", "experiment", "n", *INTERVAL, *PAIR}
+    settings = [name for name in configuration_columns(cells) if name not in own]
+    return [name for name in settings if not name.startswith("construction.")]
+
+
+def simultaneous_intervals(cells: pd.DataFrame, table: pd.DataFrame) -> dict[int, Interval]:
+    """Interval of each judged cell, by its row label, such that all hold together; over instructions only."""
+    means = _seed_means(cells, table)
+    experiments = dict(cells["experiment"].items())
+    return {int(str(row)): value for row, value in max_t_interval(means, experiments).items()}
+
+
+def not_told_apart(cells: pd.DataFrame, table: pd.DataFrame, best: int) -> list[int]:
+    """Row labels of the distinct cells whose paired difference to row `best` may be nothing.
+
+    The level allows for every pair of cells, so that having chosen the best of them is paid for.
+    """
+    means = _distinct(cells, table, first=best)
+    values = means.to_numpy(float)
+    first, second = np.triu_indices(values.shape[1], k=1)
+    differences: Floats = (values[:, first] - values[:, second] + 1) / 2
+    # 2,000 draws: a grid of 84 cells has 3,486 pairs, which at 10,000 draws would take a quarter of a
+    # gigabyte.
+    level = simultaneous_level(differences, draws=2_000)
+    others = [row for row in (int(str(label)) for label in means.columns) if row != best]
+    intervals = (paired_difference(means[best], means[row], level=level) for row in others)
+    return [row for row, interval in zip(others, intervals, strict=True) if isnan(interval.low) or interval.low <= 0]
+
+
+def detectable_difference(cells: pd.DataFrame, table: pd.DataFrame) -> float:
+    """Smallest difference that one comparison of two of these cells can tell from noise, as a fraction.
+
+    From the median over all pairs of distinct cells; NaN with fewer than two, or where they do not differ at
+    all.
+    """
+    means = _distinct(cells, table)
+    if means.shape[1] < 2 or len(means) < 2:
+        return nan
+    covariance = np.cov(means.to_numpy(float), rowvar=False)
+    variances = np.diag(covariance)
+    pairs = np.triu_indices(len(variances), k=1)
+    variance = float(np.median((variances[:, None] + variances[None, :] - 2 * covariance)[pairs]))
+    seeds = int(cells.loc[list(means.columns), "seeds"].min())
+    deviation = _seed_deviation(cells, table) if seeds > 1 else 0.0
+    if variance <= 0:
+        return nan
+    return smallest_detectable_difference(len(means), variance**0.5, seed_deviation=deviation, seeds=seeds)
+
+
+def _estimate(group: pd.DataFrame, settings: list[str], table: pd.DataFrame) -> dict[str, object]:
+    done = group[group["status"] == "done"]
+    # Two seeds that trained the same model are one repeat, not two.
+    own = done[~(done["trained_id"].duplicated() & done["trained_id"].notna())]
+    shown = own if len(own) else group
+    _check_labels(own)
+    status = _status(group)
+    judged = [name for name in own["result"] if name in table.columns]
+    interval = seeds_interval(table[judged].to_numpy(float).T) if judged else None
+    row: dict[str, object] = {name: shown.iloc[0][name] for name in [*settings, *LABELS]}
+    row |= {name: float(own[name].astype(float).mean()) for name in MEASURES}
+    row |= {"status": status, "reason": _reason(group, status), "planned": len(group)}
+    row |= {"results": tuple(own["result"]), "seeds": len(own), "experiment": _experiment(own)}
+    if interval is None:
+        return row | dict.fromkeys(INTERVAL) | {"low": nan, "high": nan, "note": "no verdicts" if len(own) else ""}
+    facts = {name: getattr(interval, name) for name in INTERVAL}
+    return row | facts | {"win_rate": interval.estimate, "instructions": interval.n}
+
+
+def _status(group: pd.DataFrame) -> str:
+    """The status that says most: done when any seed is, else what keeps the cell from being done."""
+    found = set(group["status"])
+    return next(status for status in ("done", "failed", "missing", "empty") if status in found)
+
+
+def _reason(group: pd.DataFrame, status: str) -> str | None:
+    reasons = group.loc[group["status"] == status, "reason"].dropna()
+    return str(reasons.iloc[0]) if len(reasons) else None
+
+
+def _experiment(own: pd.DataFrame) -> str | None:
+    if own.empty:
+        return None
+    return " ".join(sorted(own["trained_id"].fillna(own["result"]).astype(str)))
+
+
+def _check_labels(own: pd.DataFrame) -> None:
+    for label in ("judge_label", "decoding", "reference"):
+        if len(found := own[label].map(plain).unique()) > 1:
+            names = ", ".join(own["result"].astype(str))
+            values = " / ".join(found)
+            raise PrefsweepError(f"results {names}: {label} differs ({values}); they cannot be averaged")
+
+
+def _seed_means(cells: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Mean preferences over the seeds [instructions that all cells were judged on x judged cells]."""
+    judged = {
+        row: [name for name in names if name in table.columns]
+        for row, names in zip(cells.index, cells["results"], strict=True)
+    }
+    means = {row: table[names].mean(axis=1, skipna=False) for row, names in judged.items() if names}
+    return pd.DataFrame(means, index=table.index).dropna()
+
+
+def _distinct(cells: pd.DataFrame, table: pd.DataFrame, first: int | None = None) -> pd.DataFrame:
+    """`_seed_means` of one cell per experiment; `first` is kept before the other cells of its experiment."""
+    order = cells.index if first is None else [first, *cells.index.drop([first])]
+    return _seed_means(cells.loc[order].drop_duplicates("experiment"), table)
+
+
+def _seed_deviation(cells: pd.DataFrame, table: pd.DataFrame) -> float:
+    """Standard deviation of a win rate between training seeds, pooled over the cells that have several."""
+    spreads = [
+        float(table[list(names)].mean().var(ddof=1))
+        for names in cells["results"]
+        if len(names) > 1 and set(names) <= set(table.columns)
+    ]
+    return float(np.mean(spreads)) ** 0.5 if spreads else 0.0

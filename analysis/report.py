@@ -1,0 +1,210 @@
+"""The report of a sweep: figures, `results.csv`, `report.md`, and the table in the terminal."""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from analysis.captions import (
+    detectable_sentence,
+    labels_sentence,
+    methods,
+    provenance_text,
+    scope,
+    steps_sentence,
+)
+from analysis.estimates import (
+    comparison_columns,
+    detectable_difference,
+    estimate_cells,
+    not_told_apart,
+    preference_table,
+    result_intervals,
+    simultaneous_intervals,
+)
+from analysis.figures import figure_of, pair_heatmap, save, scaling_curve
+from analysis.schema import PAIR, check_results, check_verdicts, plain
+from analysis.tables import WIN_RATE, cell_name, cell_table, markdown_safe, markdown_table, spreadsheet_safe
+from harness.errors import PrefsweepError
+
+Provenance = Mapping[str, object] | None
+Setting = dict[str, str]
+
+MOST_NAMED: Final = 20
+"""Cells that a list in the report names one by one; the table has them all."""
+
+LONGEST_NAME: Final = 120
+"""Characters of a figure's file name, well under what file systems allow."""
+
+
+def write_report(
+    results: pd.DataFrame,
+    verdicts: pd.DataFrame,
+    out: Path,
+    *,
+    provenance: Provenance = None,
+    console: Console | None = None,
+) -> list[Path]:
+    """Write the figures, `results.csv` and `report.md` into `out`, print the table, return the paths.
+
+    The frames are those of `analysis.schema`. `provenance` (sweep, commit, versions) becomes the small print.
+    Raises PrefsweepError when there are no results, or the frames break their contract.
+    """
+    check_results(results)
+    check_verdicts(verdicts)
+    if results.empty:
+        raise PrefsweepError("there are no results to report")
+    table = preference_table(results, verdicts)
+    cells = estimate_cells(results, table)
+    out.mkdir(parents=True, exist_ok=True)
+    figures = write_figures(cells, table, out, provenance)
+    spreadsheet = out / "results.csv"
+    spreadsheet_safe(results.join(result_intervals(results, table))).to_csv(spreadsheet, index=False)
+    page = out / "report.md"
+    page.write_text(report_text(cells, table, figures, provenance), encoding="utf-8")
+    print_table(cells, console or _console())
+    return [*figures, spreadsheet, page]
+
+
+def write_figures(cells: pd.DataFrame, table: pd.DataFrame, out: Path, provenance: Provenance = None) -> list[Path]:
+    """A heatmap per setting and n that has pairs; a scaling curve per setting that has two or more n."""
+    paths: list[Path] = []
+    pairs = cells[cells[PAIR[0]].map(plain) != ""]
+    fixed = [name for name in pairs.columns if str(name).startswith("construction.")]
+    for setting, part in split(pairs, [*comparison_columns(cells), *map(str, fixed), "n"]):
+        axes = pair_heatmap(
+            part,
+            detectable=detectable_difference(part, table),
+            heading=_heading(setting),
+            provenance=provenance,
+        )
+        paths += save(figure_of(axes), out / _stem("heatmap", setting))
+    for setting, part in split(cells, comparison_columns(cells)):
+        if part.loc[part["status"] == "done", "n"].nunique() < 2:
+            continue
+        axes = scaling_curve(
+            part,
+            detectable=detectable_difference(part, table),
+            heading=_heading(setting),
+            provenance=provenance,
+        )
+        paths += save(figure_of(axes), out / _stem("scaling", setting))
+    return paths
+
+
+def split(cells: pd.DataFrame, columns: list[str]) -> Iterator[tuple[Setting, pd.DataFrame]]:
+    """The cells apart by `columns`, each part with the values of those columns that vary."""
+    if cells.empty:
+        return
+    keys = cells[columns].map(plain)
+    varying = [name for name in columns if keys[name].nunique() > 1]
+    if not varying:
+        yield {}, cells
+        return
+    for _, part in cells.groupby([keys[name] for name in varying], sort=False):
+        yield {name: str(keys.at[part.index[0], name]) for name in varying}, part
+
+
+def report_text(cells: pd.DataFrame, table: pd.DataFrame, figures: list[Path], provenance: Provenance = None) -> str:
+    """The report as Markdown; figures are named relative to it."""
+    done = cells[cells["status"] == "done"]
+    parts = ["# Sweep report", markdown_safe(summary(cells))]
+    if len(done):
+        parts += [f"**{markdown_safe(labels_sentence(done))}**", markdown_safe(scope_sentence(done))]
+    for setting, part in split(done, comparison_columns(cells)):
+        parts.append(markdown_safe(_comparison(setting, part, table)))
+    parts += _unfinished(cells)
+    parts += ["## Cells", markdown_table(cell_table(cells))]
+    images = [path.name for path in figures if path.suffix == ".png"]
+    parts += ["## Figures"] * bool(images) + [f"![{name.removesuffix('.png')}]({name})" for name in images]
+    if provenance:
+        parts.append(f"<small>{markdown_safe(provenance_text(provenance))}</small>")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def summary(cells: pd.DataFrame) -> str:
+    """How many cells there are of each status."""
+    counts = cells["status"].value_counts(sort=False)
+    return f"Cells: {len(cells)} ({', '.join(f'{count} {status}' for status, count in counts.items())})."
+
+
+def scope_sentence(done: pd.DataFrame) -> str:
+    """What the intervals speak about, how they were made, and whether steps differ."""
+    return " ".join(part for part in (scope(done), methods(done), steps_sentence(done)) if part)
+
+
+def print_table(cells: pd.DataFrame, console: Console) -> None:
+    """Print the cells as a table with judge and scope under it; texts cannot steer the terminal."""
+    rows = cell_table(cells)
+    done = cells[cells["status"] == "done"]
+    foot = [summary(cells), *([labels_sentence(done), scope_sentence(done)] if len(done) else [])]
+    # Text, not str: a str would be read as rich's own markup.
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False, caption=Text("\n".join(foot)), caption_justify="left")
+    for name in rows.columns:
+        grid.add_column(Text(str(name)), overflow="fold", no_wrap=name in {"construction", WIN_RATE})
+    for values in rows.itertuples(index=False):
+        grid.add_row(*(Text(str(value)) for value in values))
+    console.print(grid)
+
+
+def _console() -> Console:
+    """The terminal; a log file has no width of its own, and 80 columns would break every cell."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def _comparison(setting: Setting, cells: pd.DataFrame, table: pd.DataFrame) -> str:
+    """The best cell of one setting, with an interval that pays for its choice, and how many rival it."""
+    every = simultaneous_intervals(cells, table)
+    # None at all when the cells share no judged instruction.
+    intervals = {row: interval for row, interval in every.items() if interval.n}
+    if len(intervals) < 2:
+        return ""
+    best = max(intervals, key=lambda row: intervals[row].estimate)
+    rivals = not_told_apart(cells, table, best)
+    interval = intervals[best]
+    experiments = cells.loc[list(intervals), "experiment"].nunique()
+    name = cell_name(cells.loc[cells.index == best].iloc[0], cells)
+    where = f"{_heading(setting)}: " if setting else ""
+    return (
+        f"{where}Highest win rate {100 * interval.estimate:.1f} %: {name} "
+        f"(95 % interval over instructions that allows for choosing among {experiments} experiments: "
+        f"{100 * interval.low:.1f} to {100 * interval.high:.1f}; {interval.scope}). "
+        f"Not told apart from it: {len(rivals)} of {experiments - 1} others. "
+        f"{detectable_sentence(detectable_difference(cells, table))}"
+    )
+
+
+def _unfinished(cells: pd.DataFrame) -> list[str]:
+    """The section on what is missing: cells that are not done, and seeds that done cells still lack."""
+    partial = (cells["status"] == "done") & (cells["seeds"] < cells["planned"])
+    rows = cells[(cells["status"] != "done") | partial]
+    if rows.empty:
+        return []
+    lines = [
+        f"- {markdown_safe(cell_name(row, cells))}: {markdown_safe(status)}"
+        for (_, row), status in zip(rows.iterrows(), cell_table(rows)["status"], strict=True)
+    ]
+    more = [f"- and {len(lines) - MOST_NAMED} more"] if len(lines) > MOST_NAMED else []
+    return ["## Not complete", "\n".join(lines[:MOST_NAMED] + more)]
+
+
+def _heading(setting: Setting) -> str:
+    return ", ".join(f"{name} = {value or 'none'}" for name, value in setting.items())
+
+
+def _stem(kind: str, setting: Setting) -> str:
+    """File name without suffix: kind and varying settings; a hash stands in for what does not fit."""
+    words = [kind, *(f"{name}={value or 'none'}" for name, value in setting.items())]
+    whole = "-".join(words)
+    safe = re.sub(r"[^A-Za-z0-9._=+-]", "_", whole)
+    if safe == whole and len(safe) <= LONGEST_NAME:
+        return safe
+    return f"{safe[:LONGEST_NAME]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"

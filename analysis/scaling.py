@@ -1,0 +1,150 @@
+"""The scaling curve: win rate against the number of samples per prompt, a line per construction."""
+
+import math
+from collections.abc import Mapping
+from typing import Final
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.legend import Legend
+
+from analysis.canvas import INK, MUTED, Style, new_axes, style_for, text_width
+from analysis.captions import caption, construction_label, provenance_text
+from analysis.schema import plain
+from harness.errors import PrefsweepError
+
+LINES: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's colours, which stay apart under colour blindness; markers and dashes differ as well."""
+
+MARKERS: Final = "osD^vPX"
+DASHES: Final = ("-", "--", ":")
+
+SAME: Final = "same experiment"
+
+MOST_BANDS: Final = 6
+"""With more lines than this their bands would hide each other; the table has the intervals."""
+
+
+def scaling_curve(
+    frame: pd.DataFrame,
+    *,
+    width: float = 7.0,
+    detectable: float = math.nan,
+    heading: str = "",
+    provenance: Mapping[str, object] | None = None,
+) -> Axes:
+    """Win rate in % against n (log2 axis), a line per construction and pair, with the interval as its band.
+
+    Only done cells are drawn. Cells that are one experiment at an n carry a ring. Raises PrefsweepError when
+    a construction stands more than once at an n. `width` is in inches, `detectable` a fraction.
+    """
+    done = frame[(frame["status"] == "done") & frame["n"].notna() & frame["win_rate"].notna()]
+    lines = construction_lines(done)
+    style = style_for(width)
+    same = _shared_points(done)
+    labels = [*lines, *([SAME] if len(same) else [])]
+    columns, room = _legend_layout(labels, style)
+    text = caption(done, detectable)
+    if undone := len(frame) - len(done):
+        text += f" Not done, so not drawn: {undone}."
+    if len(lines) > MOST_BANDS:
+        text += " Interval bands are left out: too many lines; the table has them."
+    axes = new_axes(
+        style,
+        body=0.6 * (style.width - style.left - style.right),
+        heading=heading,
+        caption=text,
+        provenance=provenance_text(provenance),
+        above=room,
+    )
+    for index, (label, line) in enumerate(lines.items()):
+        _draw_line(axes, index, label, line, style, band=len(lines) <= MOST_BANDS)
+    if len(same):
+        axes.scatter(
+            same["n"],
+            100 * same["win_rate"],
+            s=60 if style.narrow else 100,
+            facecolors="none",
+            edgecolors=INK,
+            linewidths=0.8,
+            zorder=5,
+            label=SAME,
+        )
+    _finish_axes(axes, done, style)
+    _draw_legend(axes, columns, style)
+    return axes
+
+
+def construction_lines(done: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The cells of each line, ascending in n, by the line's label."""
+    lines: dict[str, list[int]] = {}
+    for place in range(len(done)):
+        lines.setdefault(construction_label(done.iloc[place], done), []).append(place)
+    ordered = {label: done.iloc[places].sort_values("n") for label, places in lines.items()}
+    for label, line in ordered.items():
+        if line["n"].duplicated().any():
+            raise PrefsweepError(f"scaling curve: {label} stands more than once at one n")
+    return ordered
+
+
+def _shared_points(done: pd.DataFrame) -> pd.DataFrame:
+    return done[done.duplicated(["n", "experiment"], keep=False)]
+
+
+def _draw_line(axes: Axes, index: int, label: str, line: pd.DataFrame, style: Style, *, band: bool) -> None:
+    colour = LINES[index % len(LINES)]
+    dashes = DASHES[index // len(LINES) % len(DASHES)]
+    axes.plot(
+        line["n"], 100 * line["win_rate"], color=colour, linestyle=dashes, marker=MARKERS[index %
+        len(MARKERS)], markersize=3.5 if style.narrow else 5, linewidth=1.2 if style.narrow else 1.6,
+        label=label, zorder=4,
+    )  # fmt: skip
+    if band:
+        low, high = (100 * line[name].astype(float) for name in ("low", "high"))
+        axes.fill_between(line["n"], low, high, color=colour, alpha=0.15, linewidth=0, zorder=2)
+
+
+def _finish_axes(axes: Axes, done: pd.DataFrame, style: Style) -> None:
+    sizes = sorted({float(n) for n in done["n"]})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [plain(n) for n in sizes])
+    axes.minorticks_off()
+    if sizes:
+        # A tenth of the axis either side, so that the first and last markers stand clear.
+        margin = max(sizes[-1] / sizes[0], 2) ** 0.06
+        axes.set_xlim(sizes[0] / margin, sizes[-1] * margin)
+    low, high = axes.get_ylim()
+    if low - 5 <= 50 <= high + 5:
+        axes.axhline(50, color=MUTED, linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
+    axes.set_xlabel("samples per prompt, n", size=style.text, color=INK)
+    axes.set_ylabel("win rate (%)", size=style.text, color=INK)
+    axes.grid(axis="y", color="#e5e5e5", linewidth=0.6, zorder=0)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_linewidth(0.6)
+
+
+def _legend_layout(labels: list[str], style: Style) -> tuple[int, float]:
+    """Columns of the legend, and the inches it takes above the axes."""
+    handle = 4 * style.small / 72
+    widest = max((text_width(label, style.small) for label in labels), default=0.0) + handle
+    columns = max(1, int((style.width - style.left) / widest)) if labels else 1
+    rows = math.ceil(len(labels) / columns)
+    return columns, (rows * 1.45 * style.small + 4) / 72
+
+
+def _draw_legend(axes: Axes, columns: int, style: Style) -> None:
+    legend: Legend = axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1.01),
+        ncols=columns,
+        fontsize=style.small,
+        frameon=False,
+        borderaxespad=0,
+        borderpad=0.1,
+        labelspacing=0.3,
+        handlelength=2.2,
+        columnspacing=1.2,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)

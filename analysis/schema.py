@@ -1,0 +1,118 @@
+"""The contract between loading and analysis: the columns of the two tidy frames.
+
+Results frame: one row per result, that is one cell under one evaluation. Besides the columns named here it
+has one column per configuration key, dotted (`policy.name`, `pair.chosen`, `n`, `loss.beta`, `train.seed`,
+...); a key that a cell does not have, such as `pair.chosen` of a construction without a pair, holds None.
+
+Verdicts frame: one row per (result, instruction); see `VERDICTS`.
+"""
+
+import math
+import re
+from typing import Final
+
+import pandas as pd
+
+from harness.errors import PrefsweepError
+
+IDENTITY: Final[dict[str, str]] = {
+    "result": "key of the result",
+    "cell": "key of the cell",
+    "status": "one of STATUSES",
+    "reason": "why it is not done, or None",
+    "rows_id": "content hash of the preference rows; None when there are none",
+    "trained_id": "id of the trained model; equal for results that are the same experiment",
+}
+
+LABELS: Final[dict[str, str]] = {
+    "judge_label": "the judge in words, shown beside every number it gave",
+    "reward_label": "the reward in words, shown beside every number that rests on it",
+    "decoding": 'how the answers were decoded, such as "greedy, 48 tokens"',
+    "reference": "what the answers were judged against",
+}
+
+MEASURES: Final[dict[str, str]] = {
+    "rows": "preference rows trained on",
+    "prompts": "prompts those rows come from",
+    "steps": "optimiser steps",
+    "win_rate": "mean preference over the judged instructions, 0 to 1; a tie counts 0.5",
+    "instructions": "instructions judged",
+    "ties": "instructions judged a tie",
+    "order_disagreement": "share of instructions whose verdict turned with the order of the answers",
+    "share_changed": "share of answers that differ from the base policy's",
+    "answer_tokens": "mean tokens per answer",
+    "base_tokens": "mean tokens per answer of the base policy",
+    "share_finished": "share of answers that ended by themselves",
+    "kl": "KL divergence of the trained model from its reference, nats per answer",
+    "z_chosen": "mean realised z of the chosen response",
+    "z_rejected": "mean realised z of the rejected response",
+    "margin": "mean reward difference, chosen minus rejected",
+    "chosen_tokens": "mean tokens per chosen response",
+    "rejected_tokens": "mean tokens per rejected response",
+    "train_loss": "last training loss",
+    "chosen_logp_change": "mean change of the chosen response's log-probability, nats",
+    "rejected_logp_change": "mean change of the rejected response's log-probability, nats",
+    "seconds": "training time",
+}
+
+VERDICTS: Final[dict[str, str]] = {
+    "result": "key of the result",
+    "prompt_id": "id of the instruction",
+    "preference": "0 to 1, 1 when the cell's answer is the better one; NaN for a failed judgement",
+}
+
+STATUSES: Final = ("done", "empty", "failed", "missing")
+
+PAIR: Final = ("pair.chosen", "pair.rejected")
+
+SEED: Final = "train.seed"
+"""The repeat axis: results that differ in nothing else are repeats of one construction."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def configuration_columns(results: pd.DataFrame) -> list[str]:
+    """Columns that hold configuration keys, in the frame's order."""
+    known = IDENTITY.keys() | LABELS.keys() | MEASURES.keys()
+    return [column for column in results.columns if column not in known]
+
+
+def check_results(results: pd.DataFrame) -> None:
+    """Raise PrefsweepError where the results frame breaks the contract, naming what does."""
+    required = [*IDENTITY, *LABELS, *MEASURES, *PAIR, "construction.name", "n", SEED]
+    _check_columns(results, required, "results")
+    if unknown := sorted(set(results["status"].map(str)) - set(STATUSES)):
+        raise PrefsweepError(f"results: status {unknown[0]!r} is not one of {', '.join(STATUSES)}")
+    _check_unique(results, ["result"], "results")
+
+
+def check_verdicts(verdicts: pd.DataFrame) -> None:
+    """Raise PrefsweepError where the verdicts frame breaks the contract, naming what does."""
+    _check_columns(verdicts, list(VERDICTS), "verdicts")
+    _check_unique(verdicts, ["result", "prompt_id"], "verdicts")
+
+
+def strip_control(text: str) -> str:
+    """`text` on one line, without the characters that steer a terminal or reverse the reading direction."""
+    return _CONTROL.sub("", text.replace("\n", " ").replace("\t", " "))
+
+
+def plain(value: object) -> str:
+    """A configuration value as a reader writes it: nothing for None and NaN, 8 rather than 8.0."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return strip_control(str(value))
+
+
+def _check_columns(frame: pd.DataFrame, required: list[str], name: str) -> None:
+    if absent := [column for column in required if column not in frame.columns]:
+        raise PrefsweepError(f"{name}: no column {', '.join(absent)}")
+
+
+def _check_unique(frame: pd.DataFrame, columns: list[str], name: str) -> None:
+    repeated = frame.duplicated(columns)
+    if bool(repeated.any()):
+        row = frame.loc[repeated, columns].iloc[0].tolist()
+        raise PrefsweepError(f"{name}: {dict(zip(columns, row, strict=True))} stands there more than once")
