@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.load import load_results, load_verdicts
+from analysis.load import load_overlap, load_results, load_verdicts
 from analysis.report import write_report
 from harness.errors import PrefsweepError
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report(store: Path, sweep: str | None, out: Path) -> list[Path]:
-    """Write the report on a store, or on one sweep in it, into `out`.
+    """Write the report on a store, or on one sweep in it, into `out`, with the cells' overlap beside it.
 
     Raises PrefsweepError when the store or the sweep does not exist or holds no results. The loader may leave
     what made the results (commit, versions) in `results.attrs["provenance"]`.
@@ -35,13 +35,17 @@ def report(store: Path, sweep: str | None, out: Path) -> list[Path]:
         where = f"sweep {sweep}" if sweep else "the store"
         raise PrefsweepError(f"--store {store}: {where} has no results yet")
     provenance = {"sweep": sweep} if sweep else {}
-    return write_report(results, load_verdicts(store), out, provenance=provenance | results.attrs.get("provenance", {}))
+    made = provenance | results.attrs.get("provenance", {})
+    paths = write_report(results, load_verdicts(store, sweep), out, provenance=made)
+    overlap = out / "overlap.csv"
+    load_overlap(store, sweep).to_csv(overlap, index_label="cell")
+    return [*paths, overlap]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis", description="Figures and tables of stored results.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("report", help="heatmaps, scaling curves, results.csv and report.md")
+    command = commands.add_parser("report", help="heatmaps, scaling curves, report.md, results.csv, overlap.csv")
     command.add_argument("--store", type=Path, required=True, metavar="DIR", help="the store of the sweep")
     command.add_argument("--sweep", metavar="NAME", help="one sweep only (default: all results in the store)")
     command.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="default: ./report")

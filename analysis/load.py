@@ -44,6 +44,28 @@ def load_verdicts(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
     return pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
 
 
+def load_overlap(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
+    """How much cells share: share of the row's preference rows that the column's cell has too, [cells x cells].
+
+    Rows are the same where prompt, chosen and rejected tokens are. Indexed by cell key; cells without rows are NaN.
+
+    Raises:
+        StoreError: no store there, or no such sweep.
+    """
+    opened = Store(Path(store)).check()
+    rows: dict[str, set[tuple[str, bytes, bytes]]] = {}
+    for point in _points(opened, sweep).values():
+        cell = point["nodes"]["train"]
+        artifact = None if cell in rows else opened.find("pairs", point["nodes"]["pairs"])
+        if artifact is not None:
+            table = artifact.table("pairs", ["prompt_id", "chosen_ids", "rejected_ids"]).to_pandas()
+            rows[cell] = {
+                (r.prompt_id, r.chosen_ids.tobytes(), r.rejected_ids.tobytes()) for r in table.itertuples(index=False)
+            }
+    shares = {a: {b: len(rows[a] & rows[b]) / len(rows[a]) if rows[a] else None for b in rows} for a in rows}
+    return pd.DataFrame.from_dict(shares, orient="index", dtype="float64")
+
+
 _FIXED = {*schema.IDENTITY, *schema.LABELS, *schema.MEASURES}
 
 

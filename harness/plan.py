@@ -253,7 +253,7 @@ class _Builder:
         return self.node(
             stage="score",
             slug=_slug(config.reward.name, *responses.slug.split("-")[1:]),
-            spec=score.Spec(engine=config.reward.engine, weights=config.reward.weights),
+            spec=score.check_weights(score.Spec(engine=config.reward.engine, weights=config.reward.weights)),
             inputs={"responses": (responses,)},
             uses={"prompts": (frozen,)},
         )

@@ -1,5 +1,6 @@
 """The schemas of every table in the store, in one place, and how tables are written and read."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,10 @@ def build(schema: pa.Schema, rows: Sequence[dict[str, Any]]) -> pa.Table:
 def write(table: pa.Table, path: Path) -> None:
     """Write one Parquet file (zstd) so that it is either absent or whole."""
     partial = path.with_name(path.name + ".partial")
-    pq.write_table(table, partial, compression="zstd")
+    with partial.open("wb") as file:
+        pq.write_table(table, file, compression="zstd")
+        file.flush()
+        os.fsync(file.fileno())
     partial.replace(path)
 
 

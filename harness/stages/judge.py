@@ -20,35 +20,33 @@ class Spec:
 
 
 def run(context: Context, spec: Spec) -> Outcome:
-    """Judge every instruction that both sides answered; an answer equal to its reference is a tie by definition."""
-    answers = {r["prompt_id"]: r for r in context.input("answers").table("answers").to_pylist()}
+    """Judge every instruction that both sides answered; an answer equal to its reference is a tie by definition.
+
+    A judgement that is no number is kept as NaN in the table, counted as `failed_judgement`, and in no win rate.
+    """
+    answers = {r["prompt_id"]: r["text"] for r in context.input("answers").table("answers").to_pylist()}
     references = _references(context)
     instructions = context.input("instructions").table("prompts").to_pylist()
-    both = [
-        (i, p["prompt_id"])
-        for i, p in enumerate(instructions)
-        if {p["prompt_id"]} <= answers.keys() & references.keys()
-    ]
-    texts = [[instructions[i]["messages"][-1]["content"] for i, _ in both]]
-    texts += [[side[p] for _, p in both] for side in ({k: r["text"] for k, r in answers.items()}, references)]
+    both = [(i, p) for i, p in enumerate(instructions) if p["prompt_id"] in answers and p["prompt_id"] in references]
+    asked = [p["messages"][-1]["content"] for _, p in both]
+    ours = [answers[p["prompt_id"]] for _, p in both]
+    theirs = [references[p["prompt_id"]] for _, p in both]
     judge = make_judge(spec)
     with context.reporter.task(context.label, 2 * len(both), "verdicts") as task:
-        first = _compare(judge, texts[0], texts[1], texts[2])
+        first = _compare(judge, asked, ours, theirs)
         task.advance(len(both))
-        second = 1.0 - _compare(judge, texts[0], texts[2], texts[1])
+        second = 1.0 - _compare(judge, asked, theirs, ours)
         task.advance(len(both))
-    rows = [
-        _row(i, prompt_id, first[k], second[k], texts[1][k] == texts[2][k]) for k, (i, prompt_id) in enumerate(both)
-    ]
+    rows = [_row(i, p["prompt_id"], first[k], second[k], ours[k] == theirs[k]) for k, (i, p) in enumerate(both)]
     tables.write(tables.build(tables.VERDICTS, rows), context.work / "verdicts.parquet")
-    preferences = np.array([r["preference"] for r in rows])
-    dropped = {"unanswered": len(instructions) - len(both)} if len(both) < len(instructions) else {}
+    valid = np.array([r["preference"] for r in rows if np.isfinite(r["preference"])])
+    dropped = {"unanswered": len(instructions) - len(both), "failed_judgement": len(both) - len(valid)}
     return Outcome(
-        rows=Rows(taken=len(instructions), kept=len(both), dropped=dropped),
+        rows=Rows(taken=len(instructions), kept=len(valid), dropped={k: n for k, n in dropped.items() if n}),
         measures={
             "label": judge.label,
-            "win_rate": float(preferences.mean()) if rows else None,
-            "ties": int((preferences == 0.5).sum()),
+            "win_rate": float(valid.mean()) if len(valid) else None,
+            "ties": int((valid == 0.5).sum()),
             "order_disagreement": int(((first - 0.5) * (second - 0.5) < 0).sum()),
             "share_changed": float(np.mean([not r["same_text"] for r in rows])) if rows else None,
         },

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness import tables
+from harness.engines import proxy_reward
 from harness.errors import ConfigError
 from harness.stages import Context, Outcome
 from harness.store import Rows
@@ -16,6 +17,9 @@ VERSION = 1
 
 _SHARD = 256
 """Responses scored between two writes: a few seconds of work."""
+
+ATTRIBUTES: Mapping[str, tuple[str, ...]] = {"embedded": proxy_reward.ATTRIBUTES, "length": ("tokens", "words")}
+"""What each reward measures, and may weigh."""
 
 Scores = tuple[npt.NDArray[np.float64], dict[str, npt.NDArray[np.float64]]]
 
@@ -65,6 +69,20 @@ def _score(engine: Any, batch: list[dict[str, Any]], instructions: Mapping[str, 
     return tables.build(tables.rewards_schema(engine.attributes), rows)
 
 
+def check_weights(spec: Spec) -> Spec:
+    """Refuse weights of attributes that the reward does not have, or none at all.
+
+    Raises:
+        ConfigError: names the attribute and the valid ones.
+    """
+    valid = ATTRIBUTES[spec.engine]
+    if unknown := sorted(set(spec.weights) - set(valid)):
+        raise ConfigError(f"reward.weights.{unknown[0]}: unknown; this reward has {', '.join(valid)}")
+    if not any(spec.weights.values()):
+        raise ConfigError(f"reward.weights: all are zero; this reward has {', '.join(valid)}")
+    return spec
+
+
 def make_engine(spec: Spec) -> Any:
     """The reward engine of a spec: `label`, `attributes` and `score(instructions, responses)`."""
     return {"embedded": EmbeddedReward, "length": LengthReward}[spec.engine](spec.weights)
@@ -75,9 +93,9 @@ class EmbeddedReward:
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         from harness.engines.embedding import shared_encoder
-        from harness.engines.proxy_reward import ATTRIBUTES, ProxyReward
+        from harness.engines.proxy_reward import ProxyReward
 
-        self.attributes = ATTRIBUTES
+        self.attributes = ATTRIBUTES["embedded"]
         self._reward = ProxyReward(weights, shared_encoder())
         self.label = self._reward.label
 
@@ -90,13 +108,9 @@ class EmbeddedReward:
 class LengthReward:
     """Weighted counts of tokens and words: a known reward for control experiments, no measure of quality."""
 
-    attributes = ("tokens", "words")
+    attributes = ATTRIBUTES["length"]
 
     def __init__(self, weights: Mapping[str, float]) -> None:
-        if unknown := sorted(set(weights) - set(self.attributes)):
-            raise ConfigError(
-                f"reward.weights.{unknown[0]}: unknown; the length reward has {', '.join(self.attributes)}"
-            )
         self._weights = dict(weights)
         self.label = "control: " + ", ".join(f"{weight:+g} per {name}" for name, weight in self._weights.items())
 

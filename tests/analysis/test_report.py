@@ -1,0 +1,245 @@
+"""The report: files, table, what it says about unfinished sweeps, and texts that must not be executed."""
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from analysis.estimates import estimate_cells, not_told_apart, preference_table, simultaneous_intervals, sort_cells
+from analysis.report import write_report
+from analysis.schema import VERDICTS
+from analysis.statistics import CONSTRUCTION, THESE_MODELS
+from analysis.tables import markdown_safe, spreadsheet_safe
+from harness.errors import PrefsweepError
+from harness.positions import PAIRS
+from tests.analysis.synthetic import JUDGE, alias, join, make_frames, undo
+
+
+@pytest.fixture
+def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn but written as empty files: rendering takes a second each, and has its own tests."""
+
+    def touch(_: Figure, stem: Path) -> list[Path]:
+        paths = [stem.parent / f"{stem.name}{suffix}" for suffix in (".png", ".svg")]
+        for path in paths:
+            path.touch()
+        return paths
+
+    monkeypatch.setattr("analysis.report.save", touch)
+
+
+def report(results: pd.DataFrame, verdicts: pd.DataFrame, out: Path) -> tuple[list[str], str, str]:
+    """File names, Markdown and terminal output of a report."""
+    console = Console(file=io.StringIO(), width=200)
+    paths = write_report(results, verdicts, out, console=console, provenance={"commit": "1a2b3c4"})
+    assert all(path.is_file() for path in paths)
+    assert isinstance(console.file, io.StringIO)
+    return [path.name for path in paths], (out / "report.md").read_text(), console.file.getvalue()
+
+
+def test_report_of_a_grid_has_one_heatmap_table_and_page(tmp_path: Path) -> None:
+    names, page, printed = report(*make_frames(), tmp_path / "new" / "out")
+    assert names == ["heatmap.png", "heatmap.svg", "results.csv", "report.md"]
+    assert "![heatmap](heatmap.png)" in page
+    assert page.count("| position (") == 21
+    assert "Highest win rate" in page
+    assert "1a2b3c4" in page
+    for text in (page, printed):
+        assert JUDGE in text
+        assert THESE_MODELS in text
+        assert "win rate %" in text
+    assert "Cells: 21 (21 done)." in printed
+
+
+@pytest.mark.usefixtures("quick_figures")
+def test_figures_are_named_by_what_varies_only(tmp_path: Path) -> None:
+    frames = join(
+        make_frames(PAIRS[:2], sizes=(8, 64)), make_frames(PAIRS[:2], sizes=(8, 64), settings={"loss.beta": 0.5})
+    )
+    names, page, _ = report(*frames, tmp_path)
+    stems = {name.removesuffix(".png") for name in names if name.endswith(".png")}
+    betas = ("0.1", "0.5")
+    heatmaps = {f"heatmap-loss.beta={beta}-n={n}" for beta in betas for n in (8, 64)}
+    assert stems == heatmaps | {f"scaling-loss.beta={beta}" for beta in betas}
+    assert page.count("Highest win rate") == 2
+
+
+@pytest.mark.usefixtures("quick_figures")
+def test_hostile_setting_names_no_file_outside_the_folder(tmp_path: Path) -> None:
+    frames = join(make_frames(PAIRS[:1]), make_frames(PAIRS[:1], settings={"policy.name": "../../etc/x" + "y" * 200}))
+    names, _, _ = report(*frames, tmp_path / "out")
+    assert all("/" not in name and len(name) < 200 for name in names)
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+@pytest.mark.usefixtures("quick_figures")
+def test_results_csv_keeps_every_result_with_its_interval(tmp_path: Path) -> None:
+    results, verdicts = make_frames(PAIRS[:4], seeds=(0, 1))
+    report(undo(results, [3], "failed", "=HYPERLINK(1)"), verdicts, tmp_path)
+    written = pd.read_csv(tmp_path / "results.csv")
+    assert list(written["result"]) == list(results["result"])
+    assert (written["low"] <= written["win_rate"])[written["status"] == "done"].all()
+    assert written.loc[3, "reason"] == "'=HYPERLINK(1)"
+    assert written["low"].isna()[3]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "  =1", "\uff1d1", "\x00=1"])
+def test_spreadsheet_formulas_are_neutralised(text: str) -> None:
+    safe = spreadsheet_safe(pd.DataFrame({text: [text], "number": [-1.5]}))
+    assert str(safe.iloc[0, 0]).startswith("'")
+    assert str(safe.columns[0]).startswith("'")
+    assert safe.loc[0, "number"] == -1.5
+
+
+def test_markdown_is_escaped() -> None:
+    assert markdown_safe("<b>|[a](b)\n`c`") == "&lt;b&gt;\\|\\[a\\](b) \\`c\\`"
+
+
+@pytest.mark.usefixtures("quick_figures")
+def test_terminal_gets_no_control_characters_and_no_markup(tmp_path: Path) -> None:
+    results, verdicts = make_frames(PAIRS[:2])
+    results["judge_label"] = "judge \x1b[31m[red]loud[/red]\u202e"
+    _, page, printed = report(undo(results, [1], "failed", "boom \x1b]0;title\x07"), verdicts, tmp_path)
+    assert "\x1b" not in printed + page
+    assert "\x07" not in printed + page
+    assert "\u202e" not in printed + page
+    assert "[red]loud[/red]" in printed
+
+
+@pytest.mark.usefixtures("quick_figures")
+def test_partial_sweep_reports_and_says_what_is_missing(tmp_path: Path) -> None:
+    results, verdicts = make_frames(PAIRS[:5], seeds=(0, 1, 2))
+    results = undo(results, [0, 1, 2], "missing")
+    results = undo(results, [5], "failed", "out of memory")
+    names, page, printed = report(results, verdicts, tmp_path)
+    assert "heatmap.png" in names
+    assert "## Not complete" in page
+    assert ": missing" in page
+    assert "2/3 seeds" in page
+    assert "2/3 seeds" in printed
+
+
+@pytest.mark.usefixtures("quick_figures")
+def test_nothing_done_still_reports(tmp_path: Path) -> None:
+    results, _ = make_frames(PAIRS[:2])
+    names, page, _ = report(undo(results, [0, 1], "missing"), pd.DataFrame(columns=list(VERDICTS)), tmp_path)
+    assert "report.md" in names
+    assert "2 missing" in page
+
+
+def test_cells_are_sorted_for_reading() -> None:
+    results, _ = make_frames(sizes=(64, 8))
+    cells = sort_cells(results.sample(frac=1, random_state=0))
+    assert list(cells["n"]) == [8] * 21 + [64] * 21
+    assert list(cells["pair.rejected"][:3]) == ["min", "mu-2s", "mu-1s"]
+    assert list(cells["pair.chosen"][:7]) == ["max"] * 6 + ["mu+2s"]
+
+
+def test_seeds_of_one_trained_model_are_one_repeat() -> None:
+    frames = make_frames(PAIRS[:1], seeds=(0, 1, 2))
+    table = preference_table(*frames)
+    assert estimate_cells(frames[0], table).loc[0, "scope"] == CONSTRUCTION
+    same = frames[0].assign(trained_id="one")
+    cell = estimate_cells(same, table).loc[0]
+    assert (cell["scope"], cell["seeds"], cell["planned"]) == (THESE_MODELS, 1, 3)
+
+
+def test_the_best_cell_pays_for_being_chosen() -> None:
+    frames = alias(*make_frames(PAIRS[::2]), row=1, of=0)
+    table = preference_table(*frames)
+    cells = estimate_cells(frames[0], table)
+    intervals = simultaneous_intervals(cells, table)
+    best = max(intervals, key=lambda row: intervals[row].estimate)
+    assert intervals[best].low < cells["low"][best]
+    rivals = not_told_apart(cells, table, best)
+    assert best not in rivals
+    assert cells["win_rate"].to_numpy().argmin() not in rivals
+
+
+def test_verdicts_that_do_not_give_the_win_rate_are_refused() -> None:
+    results, verdicts = make_frames(PAIRS[:1])
+    results["win_rate"] += 0.01
+    with pytest.raises(PrefsweepError, match="recorded win rate"):
+        preference_table(results, verdicts)
+
+
+def test_results_of_two_judges_are_never_averaged() -> None:
+    results, verdicts = make_frames(PAIRS[:1], seeds=(0, 1))
+    results.loc[1, "judge_label"] = "another judge"
+    with pytest.raises(PrefsweepError, match="judge_label differs"):
+        estimate_cells(results, preference_table(results, verdicts))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda results: results.drop(columns="kl"), "no column kl"),
+        (lambda results: results.assign(status="fine"), "'fine' is not one of"),
+        (lambda results: pd.concat([results, results]), "more than once"),
+        (lambda results: results.iloc[:0], "no results"),
+    ],
+)
+def test_frames_that_break_the_contract_are_refused(
+    damage: Callable[[pd.DataFrame], pd.DataFrame], message: str, tmp_path: Path
+) -> None:
+    results, verdicts = make_frames(PAIRS[:2])
+    with pytest.raises(PrefsweepError, match=message):
+        write_report(damage(results), verdicts, tmp_path)
+
+
+@pytest.fixture
+def loader(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A loader with a fixed store, in place of the real one."""
+    results, verdicts = make_frames(PAIRS[:2])
+
+    def load_results(store: Path, sweep: str | None = None) -> pd.DataFrame:
+        assert store.is_dir()
+        if sweep == "absent":
+            raise PrefsweepError("no sweep 'absent'; there are: grid")
+        return results.iloc[:0] if sweep == "empty" else results
+
+    overlap = pd.DataFrame([[1.0]], index=["cell"], columns=["cell"])
+    module = ModuleType("analysis.load")
+    module.__dict__.update(
+        load_results=load_results, load_verdicts=lambda *_: verdicts, load_overlap=lambda *_: overlap
+    )
+    monkeypatch.setitem(sys.modules, "analysis.load", module)
+    monkeypatch.delitem(sys.modules, "analysis.__main__", raising=False)
+    return module
+
+
+@pytest.mark.usefixtures("loader", "quick_figures")
+def test_command_writes_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from analysis.__main__ import main
+
+    out = tmp_path / "out"
+    assert main(["report", "--store", str(tmp_path), "--sweep", "grid", "--out", str(out)]) == 0
+    assert (out / "report.md").is_file()
+    assert "sweep grid" in (out / "report.md").read_text()
+    assert "wrote 5 files" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("loader")
+@pytest.mark.parametrize(
+    ("store", "sweep", "message"),
+    [
+        ("nowhere", "grid", "there is no such folder"),
+        ("", "absent", "there are: grid"),
+        ("", "empty", "sweep empty has no results yet"),
+    ],
+)
+def test_command_without_results_fails_with_one_line(
+    store: str, sweep: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from analysis.__main__ import main
+
+    assert main(["report", "--store", str(tmp_path / store), "--sweep", sweep]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

@@ -1,0 +1,1 @@
+"""Benchmarks that are kept: run by hand, each against a required figure."""

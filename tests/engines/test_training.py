@@ -1,0 +1,147 @@
+"""Real TRL training of a tiny policy: references that belong, resume, adapters, failures."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.config import LoraConfig, LossConfig
+from harness.engines import logprobs, models, training
+from harness.progress import Reporter
+from harness.stages.train import Spec
+
+LORA = LoraConfig(r=4, alpha=8, dropout=0.0, target_modules="all-linear")
+SPEC = Spec(
+    loss=LossConfig(type="sigmoid", beta=0.1, label_smoothing=0.0),
+    method="full",
+    seed=0,
+    learning_rate=1e-3,
+    schedule="constant",
+    warmup_ratio=0.0,
+    weight_decay=0.0,
+    max_grad_norm=1.0,
+    epochs=2.0,
+    max_steps=None,
+    global_batch=4,
+    micro_batch=2,
+    max_length=48,
+    weights_dtype="float32",
+    autocast="none",
+    gradient_checkpointing=False,
+    save_dtype="float32",
+    lora=None,
+    trust_remote_code=False,
+)
+
+
+def _rows(policy: Path, count: int = 10, max_length: int = 48) -> list[dict[str, Any]]:
+    """Random rows with true reference log-probabilities, some of them cut by max_length."""
+    model, _, _ = models.load(policy, "float32", False)
+    random = np.random.default_rng(0)
+    rows = []
+    for i in range(count):
+        prompt, chosen, rejected = (random.integers(3, 250, random.integers(3, 30)).tolist() for _ in range(3))
+        sides = [side[: max_length - len(prompt)] for side in (chosen, rejected)]
+        logps = logprobs.response_logps(model, [(prompt, side) for side in sides], 512, "none", lambda _: None)
+        rows.append(
+            {
+                "prompt_id": str(i),
+                "prompt_ids": prompt,
+                "chosen_ids": sides[0],
+                "rejected_ids": sides[1],
+                "ref_chosen_logp": float(logps[0]),
+                "ref_rejected_logp": float(logps[1]),
+            }
+        )
+    return rows
+
+
+def _train(policy: Path, rows: list[dict[str, Any]], spec: Spec, work: Path, save_steps: int = 0) -> Any:
+    return training.train(policy, rows, spec, work, save_steps=save_steps, reporter=Reporter(), label="train")
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    tensors: dict[str, torch.Tensor] = load_file(next(folder.glob("*.safetensors")))
+    return tensors
+
+
+def test_training_starts_at_its_reference_and_separates_the_pairs(tiny_policy: Path, tmp_path: Path) -> None:
+    history = _train(tiny_policy, _rows(tiny_policy), SPEC, tmp_path)
+    assert [row["step"] for row in history] == [1, 2, 3, 4, 5, 6]
+    assert abs(history[0]["margin"]) < 1e-4
+    assert history[0]["loss"] == pytest.approx(np.log(2), abs=1e-4)
+    assert history[-1]["margin"] > 0.05
+    before, after = _weights(tiny_policy), _weights(tmp_path / "weights")
+    assert all((before[name] != after[name]).any() for name in after)
+    assert all(tensor.dtype == torch.float32 for tensor in after.values())
+
+
+def test_foreign_reference_log_probabilities_are_refused(tiny_policy: Path, tmp_path: Path) -> None:
+    rows = _rows(tiny_policy)
+    for row in rows:
+        row["ref_chosen_logp"] += 1.0
+    with pytest.raises(training.TrainingError, match="differs from its reference"):
+        _train(tiny_policy, rows, SPEC, tmp_path)
+
+
+def test_resumed_training_equals_undisturbed(
+    tiny_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = _rows(tiny_policy)
+    undisturbed = _train(tiny_policy, rows, SPEC, tmp_path / "a", save_steps=2)
+
+    class Killed(BaseException):
+        pass
+
+    count = iter(range(100))
+    check = training._check
+
+    def kill_at_fifth(*given: Any) -> None:
+        if next(count) == 4:
+            raise Killed
+        check(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_check", kill_at_fifth)
+        with pytest.raises(Killed):
+            _train(tiny_policy, rows, SPEC, tmp_path / "b", save_steps=2)
+    # A checkpoint that was cut off while it was written must not be resumed from.
+    (tmp_path / "b" / "checkpoints" / "checkpoint-999").mkdir()
+    resumed = _train(tiny_policy, rows, SPEC, tmp_path / "b", save_steps=2)
+    assert resumed == undisturbed
+    first, second = _weights(tmp_path / "a" / "weights"), _weights(tmp_path / "b" / "weights")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not (tmp_path / "b" / "checkpoints").exists()
+
+
+def test_adapters_are_small_and_change_the_answers_of_their_base(tiny_policy: Path, tmp_path: Path) -> None:
+    spec = dataclasses.replace(SPEC, method="lora", lora=LORA, learning_rate=1e-2)
+    history = _train(tiny_policy, _rows(tiny_policy), spec, tmp_path)
+    assert abs(history[0]["margin"]) < 1e-4
+    assert history[-1]["margin"] > 0.05
+    adapted, _, _ = models.load(tmp_path / "weights", "float32", False, base=tiny_policy)
+    base, _, _ = models.load(tiny_policy, "float32", False)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.inference_mode():
+        assert (adapted(ids).logits - base(ids).logits).abs().max() > 1e-3
+
+
+def test_a_training_that_diverges_fails_instead_of_ending(tiny_policy: Path, tmp_path: Path) -> None:
+    rows = _rows(tiny_policy)
+    rows[0]["ref_chosen_logp"] = rows[0]["ref_rejected_logp"] = float("nan")
+    with pytest.raises(training.TrainingError):
+        _train(tiny_policy, rows, SPEC, tmp_path)
+
+
+def test_global_batch_decides_the_steps_whatever_the_micro_batch(tiny_policy: Path, tmp_path: Path) -> None:
+    rows = _rows(tiny_policy)
+    losses = [
+        [row["loss"] for row in _train(tiny_policy, rows, dataclasses.replace(SPEC, micro_batch=m), tmp_path / str(m))]
+        for m in (1, 4)
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-4)

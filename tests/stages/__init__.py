@@ -1,0 +1,1 @@
+"""Tests of the stages, on artifacts made by hand."""

@@ -1,0 +1,171 @@
+"""The pairs stage: each reason to drop a row, the accounting, and the hash of what training sees."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import tables
+from harness.stages import Context, Outcome
+from harness.stages.pairs import Spec, run
+from harness.store import Artifact
+from tests.artifacts import Row, Shelf, adds_up, written
+
+SPEC = Spec(chosen="max", rejected="min")
+REFERENCE: dict[str, Any] = {"spec": {"max_length": 64}, "inputs": {"policy": ["0123"]}}
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    return Shelf(tmp_path)
+
+
+def pick(prompt_id: str, position: str, index: int, reward: float) -> Row:
+    return {"prompt_id": prompt_id, "position": position, "sample_index": index, "reward": reward, "z": reward / 2}
+
+
+def response(prompt_id: str, index: int, text: str, logp: float = -3.0) -> Row:
+    return {
+        "prompt_id": prompt_id,
+        "sample_index": index,
+        "text": text,
+        "prompt_ids": [1, 2],
+        "response_ids": [ord(c) for c in text],
+        "finish_reason": "stop",
+        "truncated": False,
+        "logp": logp,
+    }
+
+
+def pair(prompt_id: str, chosen: tuple[int, float] = (0, 2.0), rejected: tuple[int, float] = (1, 1.0)) -> list[Row]:
+    return [pick(prompt_id, "max", *chosen), pick(prompt_id, "min", *rejected), pick(prompt_id, "mu", 2, 1.5)]
+
+
+def two(prompt_id: str, *texts: str, logp: float = -3.0) -> list[Row]:
+    return [response(prompt_id, i, text, logp) for i, text in enumerate(texts or ("good", "bad"))]
+
+
+def make(
+    shelf: Shelf,
+    picks: list[Row],
+    responses: list[Row],
+    name: str = "work",
+    reference: Mapping[str, Any] = REFERENCE,
+    others: tuple[Artifact, ...] = (),
+    spec: Spec = SPEC,
+) -> tuple[Outcome, Context]:
+    context = shelf.context(
+        name,
+        picks=shelf.put("select", {"picks": (tables.PICKS, picks)}),
+        reference=shelf.put("reference", {"reference": (tables.REFERENCE, responses)}, **reference),
+        **({"others": others} if others else {}),
+    )
+    return run(context, spec), context
+
+
+def test_a_row_joins_picks_tokens_and_log_probabilities(shelf: Shelf) -> None:
+    responses = [response("a", 1, "bad", -7.0), response("a", 0, "good", -4.0), response("b", 0, "other")]
+    outcome, context = make(shelf, pair("a"), responses)
+    assert adds_up(outcome.rows, 1, 1)
+    assert written(context, "pairs") == [
+        {
+            "prompt_id": "a",
+            "prompt_ids": [1, 2],
+            "chosen_index": 0,
+            "chosen_text": "good",
+            "chosen_ids": [103, 111, 111, 100],
+            "chosen_reward": 2.0,
+            "chosen_z": 1.0,
+            "rejected_index": 1,
+            "rejected_text": "bad",
+            "rejected_ids": [98, 97, 100],
+            "rejected_reward": 1.0,
+            "rejected_z": 0.5,
+            "ref_chosen_logp": -4.0,
+            "ref_rejected_logp": -7.0,
+        }
+    ]
+    expected = {"chosen_z": 1.0, "rejected_z": 0.5, "chosen_reward": 2.0, "rejected_reward": 1.0, "margin": 1.0}
+    assert outcome.measures == {**expected, "chosen_tokens": 4.0, "rejected_tokens": 3.0}
+
+
+def test_other_positions_make_other_rows(shelf: Shelf) -> None:
+    responses = [*two("a"), response("a", 2, "middling")]
+    _, context = make(shelf, pair("a"), responses, spec=Spec(chosen="mu", rejected="min"))
+    assert [(r["chosen_index"], r["rejected_index"]) for r in written(context, "pairs")] == [(2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("reason", "picks", "responses"),
+    [
+        ("same_response", pair("x", (0, 2.0), (0, 2.0)), two("x")),
+        ("same_response", pair("x", (0, 2.0), (0, 2.0)), []),
+        ("equal_text", pair("x"), two("x", "same", "same")),
+        ("equal_reward", pair("x", (0, 2.0), (1, 2.0)), two("x")),
+        ("chosen_below_rejected", pair("x", (0, 1.0), (1, 2.0)), two("x")),
+        ("prompt_fills_max_length", pair("x"), []),
+        ("prompt_fills_max_length", pair("x"), two("x", "only the chosen one")),
+    ],
+)
+def test_a_row_is_dropped_for_a_named_reason(shelf: Shelf, reason: str, picks: list[Row], responses: list[Row]) -> None:
+    outcome, context = make(shelf, [*picks, *pair("good")], [*responses, *two("good")])
+    assert adds_up(outcome.rows, 2, 1, **{reason: 1})
+    assert [r["prompt_id"] for r in written(context, "pairs")] == ["good"]
+
+
+def test_reasons_are_counted_apart_and_add_up(shelf: Shelf) -> None:
+    picks = [*pair("a"), *pair("b", (0, 1.0), (0, 1.0)), *pair("c", (0, 1.0), (0, 1.0)), *pair("d")]
+    outcome, _ = make(shelf, picks, [*two("a"), *two("b"), *two("c"), *two("d", "t", "t")])
+    assert adds_up(outcome.rows, 4, 1, same_response=2, equal_text=1)
+
+
+def test_a_cell_may_have_no_rows(shelf: Shelf) -> None:
+    outcome, context = make(shelf, pair("a", (0, 1.0), (0, 1.0)), two("a"))
+    assert adds_up(outcome.rows, 1, 0, same_response=1)
+    assert written(context, "pairs") == []
+    assert outcome.measures == {}
+
+
+def test_common_rows_are_those_that_every_cell_kept(shelf: Shelf) -> None:
+    kept = []
+    for name, prompts in {"one": "abc", "other": "bcd"}.items():
+        picks = [row for p in prompts for row in pair(p)]
+        _, context = make(shelf, picks, [row for p in prompts for row in two(p)], name=name)
+        kept.append(shelf.put("pairs", {"pairs": (tables.PAIRS, written(context, "pairs"))}))
+    picks = [row for p in "abcde" for row in pair(p)]
+    picks[12:] = pair("e", (0, 1.0), (0, 1.0))
+    responses = [row for p in "abcde" for row in two(p)]
+    outcome, context = make(shelf, picks, responses, others=tuple(kept))
+    assert adds_up(outcome.rows, 5, 2, not_common=2, same_response=1)
+    assert [r["prompt_id"] for r in written(context, "pairs")] == ["b", "c"]
+
+
+def content(shelf: Shelf, name: str, picks: list[Row], responses: list[Row], **reference: Any) -> str | None:
+    return make(shelf, picks, responses, name, {**REFERENCE, **reference})[0].content
+
+
+def test_equal_rows_have_equal_content_whatever_else_differs(shelf: Shelf) -> None:
+    base = content(shelf, "base", [*pair("a"), *pair("b")], [*two("a"), *two("b")])
+    assert base
+    reordered = content(shelf, "reordered", [*pair("b"), *pair("a")], [*two("b"), *two("a")])
+    rounded = content(shelf, "rounded", [*pair("a"), *pair("b")], [*two("a", logp=-3.0000001), *two("b")])
+    rescored = content(shelf, "rescored", [*pair("a", (0, 9.0)), *pair("b")], [*two("a"), *two("b")])
+    more_dropped = [*pair("a"), *pair("b"), *pair("c", (0, 1.0), (0, 1.0))]
+    dropped = content(shelf, "dropped", more_dropped, [*two("a"), *two("b")])
+    assert base == reordered == rounded == rescored == dropped
+
+
+def test_content_differs_where_training_would(shelf: Shelf) -> None:
+    contents = {
+        content(shelf, "base", pair("a"), two("a")),
+        content(shelf, "other text", pair("a"), two("a", "good", "worse")),
+        content(shelf, "swapped", pair("a"), two("a", "bad", "good")),
+        content(shelf, "other prompt", pair("b"), two("b")),
+        content(shelf, "more rows", [*pair("a"), *pair("b")], [*two("a"), *two("b")]),
+        content(shelf, "truncation", pair("a"), two("a"), spec={"max_length": 32}),
+        content(shelf, "version", pair("a"), two("a"), stage_version=2),
+        content(shelf, "policy", pair("a"), two("a"), inputs={"policy": ["4567"]}),
+        content(shelf, "empty", pair("a", (0, 1.0), (0, 1.0)), two("a")),
+    }
+    assert len(contents) == 9

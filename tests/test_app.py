@@ -1,0 +1,238 @@
+"""The command line: what it plans, what it refuses before any work, and how sweeps are found and expanded."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from rich.console import Console
+
+from harness import app, hydra_app
+from harness import execute as execution
+from harness.errors import ConfigError
+from harness.execute import Summary
+from harness.plan import STAGES
+from harness.positions import PAIRS
+from harness.progress import Reporter
+from harness.store import Store, StoreError, write_json
+from tests.configs import composed
+
+SWEEPS = hydra_app.root() / "sweeps"
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def plan(self) -> dict[str, tuple[int, ...]]:
+        """Counts of the plan's table by stage: unshared, shared, done, to do."""
+        rows = re.findall(r"^  ([a-z]+) +(\d+) +(\d+) +(\d+) +(\d+)$", self.err, re.MULTILINE)
+        return {stage: tuple(map(int, counts)) for stage, *counts in rows}
+
+    def points(self) -> int:
+        """Number of points of the plan."""
+        found = re.search(r"^(\d+) points\.", self.err, re.MULTILINE)
+        assert found, self.err
+        return int(found[1])
+
+
+def harness(folder: Path, *arguments: str) -> Ended:
+    """Run `python -m harness` in a folder."""
+    command = [sys.executable, "-m", "harness", *arguments]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+    return Ended(result.returncode, result.stdout, result.stderr)
+
+
+def test_a_dry_run_shows_the_plan_and_does_nothing(tmp_path: Path) -> None:
+    ended = harness(tmp_path, "dry_run=true", "n=8", "sampler.prompt_blocks=2")
+    assert ended.code == 0, ended.err
+    assert ended.points() == 1
+    counts = dict.fromkeys(STAGES, 1) | {"prompts": 2, "sample": 2, "score": 2, "respond": 2}
+    assert ended.plan() == {stage: (count, count, 0, count) for stage, count in counts.items()}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_glob_over_the_pairs_is_all_21_of_them(tmp_path: Path) -> None:
+    ended = harness(tmp_path, "-m", "pair=glob(*)", "dry_run=true")
+    assert ended.code == 0, ended.err
+    assert ended.points() == ended.plan()["train"][1] == len(PAIRS)
+    assert ended.plan()["select"][1] == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+BROKEN = '{"prompt": "good"}\n{"prompt": \n'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["learning_rate=1"], ["learning_rate"]),
+        (["+train.rate=1"], ["error: train.rate: unknown key; valid keys are", "learning_rate"]),
+        (["pair=min_max"], ["pair/min_max", *(f"{chosen}_{rejected}" for chosen, rejected in PAIRS)]),
+        (["pair.chosen=min"], ["error: pair: chosen 'min' must stand above rejected 'mu-2s'"]),
+        (["n=65"], ["error: n: 65 is out of range; expected 2 <= n <= sampler.pool = 64"]),
+        (["policy=local"], ["error: policy.id: must be given (policy.id=...)"]),
+        (["policy=local", "policy.id=nowhere"], ["error: policy.id: nowhere is no model folder"]),
+        (["prompts=file", "prompts.path=broken.jsonl"], ["error: prompts.path: broken.jsonl, line 2: no valid JSON"]),
+        (["train.weights_dtype=bfloat16"], ["error: train.weights_dtype: full fine-tuning needs float32"]),
+        (["train.learning_rate=nan"], ["error: train.learning_rate: expected a finite number"]),
+        (["-m", "n=8,high"], ["error: n: expected int, got 'high'"]),
+        (["-m", "pair=glob(x*)"], ["error: pair: ", "matches nothing"]),
+    ],
+    ids=lambda value: " ".join(value) if value and "error" not in str(value) else "",
+)
+def test_a_mistake_ends_the_command_before_any_work(tmp_path: Path, arguments: list[str], expected: list[str]) -> None:
+    (tmp_path / "broken.jsonl").write_text(BROKEN)
+    ended = harness(tmp_path, *arguments)
+    assert ended.code != 0
+    assert all(text in ended.err for text in expected), ended.err
+    assert "Traceback" not in ended.err
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.jsonl"]
+
+
+def stated() -> dict[str, tuple[int, ...]]:
+    """Counts that the sweeps' README states by file: points, then sample, train, respond and judge."""
+    rows = re.findall(
+        r"^\| `(\w+)` \|.*\| (\d+)[^|]*\| ([\d, ]+) \|$", (SWEEPS / "README.md").read_text(), re.MULTILINE
+    )
+    return {name: (int(points), *map(int, units.split(", "))) for name, points, units in rows}
+
+
+def test_the_readme_lists_every_sweep() -> None:
+    assert sorted(stated()) == sorted(path.stem for path in SWEEPS.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SWEEPS.glob("*.yaml")))
+def test_a_sweep_has_the_counts_that_its_readme_states(tmp_path: Path, name: str) -> None:
+    ended = harness(tmp_path, "-m", f"+sweeps={name}", "dry_run=true")
+    assert ended.code == 0, ended.err
+    shared = {stage: counts[1] for stage, counts in ended.plan().items()}
+    found = (ended.points(), *(shared[stage] for stage in ("sample", "train", "respond", "judge")))
+    assert found == stated()[name]
+
+
+def test_a_sweep_runs_without_the_flag(tmp_path: Path) -> None:
+    ended = harness(tmp_path, "+sweeps=demo", "dry_run=true")
+    assert ended.code == 0, ended.err
+    assert ended.points() == stated()["demo"][0]
+
+
+OWN = """# @package _global_
+sweep: mine
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    blocks:
+      - pair: max_min,max_mu
+        prompts.limit: null
+        n: [8, 16]
+      - pair: max_min
+        n: 8
+        prompts.limit: null
+        train.gradient_checkpointing: false
+      - construction: sweet_spot
+        n: 8
+"""
+
+
+def test_a_sweep_file_of_the_working_folder_is_found(tmp_path: Path) -> None:
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "mine.yaml").write_text(OWN)
+    ended = harness(tmp_path, "+sweeps=mine", "dry_run=true")
+    assert ended.code == 0, ended.err
+    assert ended.points() == 6
+    assert ended.plan()["train"][1] == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["sweeps"]
+
+
+def test_the_command_line_wins_over_the_blocks(tmp_path: Path) -> None:
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "mine.yaml").write_text(OWN)
+    ended = harness(tmp_path, "+sweeps=mine", "n=16", "pair=mu_min", "train.seed=0,1", "dry_run=true")
+    assert ended.code == 0, ended.err
+    assert ended.points() == 3 * 2  # one value of n and one pair are left of each block
+    assert ended.plan()["select"][1] == 2  # of one n: every prompt, and the first 32
+
+
+def test_a_wrong_block_is_named(tmp_path: Path) -> None:
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "mine.yaml").write_text(OWN.replace("max_min,max_mu", "max_min,,"))
+    ended = harness(tmp_path, "+sweeps=mine", "dry_run=true")
+    assert ended.code != 0
+    assert "error: hydra.sweeper.blocks[0]: " in ended.err
+    assert "Traceback" not in ended.err
+
+
+@pytest.fixture
+def idle(monkeypatch: pytest.MonkeyPatch) -> Summary:
+    """No work is done; every node ends as this summary says."""
+    summary = Summary()
+    monkeypatch.setattr(execution, "execute", lambda *_: summary)
+    return summary
+
+
+def run(store: Path, *overrides: str) -> tuple[int, str]:
+    output = io.StringIO()
+    code = app.run([composed(f"store={store}", *overrides)], Reporter(Console(file=output, width=500)))
+    return code, output.getvalue()
+
+
+def recorded(store: Path, sweep: str) -> dict[str, dict[str, dict[str, object]]]:
+    points: dict[str, dict[str, dict[str, object]]] = json.loads((store / "sweeps" / f"{sweep}.json").read_text())[
+        "points"
+    ]
+    return points
+
+
+def test_points_are_recorded_under_the_sweeps_name(tmp_path: Path, idle: Summary) -> None:
+    assert run(tmp_path, "sweep=mine", "n=8")[0] == 0
+    ((judge, record),) = recorded(tmp_path, "mine").items()
+    assert record["config"]["n"] == 8
+    assert record["nodes"]["judge"] == judge
+
+
+def test_single_runs_gather_and_a_named_sweep_is_replaced(tmp_path: Path, idle: Summary) -> None:
+    for seed in (0, 1, 1):
+        run(tmp_path, f"train.seed={seed}")
+        run(tmp_path, f"train.seed={seed}", "sweep=mine")
+    assert sorted(str(r["config"]["train.seed"]) for r in recorded(tmp_path, "single").values()) == ["0", "1"]
+    assert [r["config"]["train.seed"] for r in recorded(tmp_path, "mine").values()] == [1]
+
+
+def test_the_exit_code_says_whether_all_is_done(tmp_path: Path, idle: Summary) -> None:
+    idle.empty["a cell"] = "no preference rows"
+    assert run(tmp_path)[0] == 0
+    idle.blocked.append("a node")
+    code, output = run(tmp_path)
+    assert code == 1
+    assert "not done, since something they need is not there: 1 nodes" in output
+    assert "single: 1 points; 0 nodes computed, 0 found done, 0 equal to others, 0 failed, 1 not done" in output
+
+
+@pytest.mark.parametrize("override", ["sweep=other", "store=elsewhere", "dry_run=true", "cluster.threads=3"])
+def test_options_of_a_run_cannot_be_swept(tmp_path: Path, idle: Summary, override: str) -> None:
+    points = [composed(f"store={tmp_path}"), composed(f"store={tmp_path}", "n=8", override)]
+    with pytest.raises(ConfigError, match=r"^cluster, dry_run, store, sweep: .* cannot be swept"):
+        app.run(points, Reporter(Console(file=io.StringIO())))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_of_another_format_ends_the_command(tmp_path: Path, idle: Summary) -> None:
+    Store(tmp_path).prepare()
+    write_json(tmp_path / "store.json", {"format": 99})
+    with pytest.raises(StoreError, match="has format 99"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a/b", "../x", "", ".hidden", "a b"])
+def test_a_sweeps_name_must_be_a_file_name(tmp_path: Path, idle: Summary, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^sweep: .* names a file"):
+        run(tmp_path, f"sweep='{name}'")
+    assert list(tmp_path.iterdir()) == []
