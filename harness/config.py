@@ -376,13 +376,14 @@ _NOT_NEGATIVE = [
     "train.lora.dropout",
     "train.seed",
 ]
-_RANGES = {
-    "sampler.top_p": (0.0, 1.0),
-    "evaluate.top_p": (0.0, 1.0),
-    "train.warmup_ratio": (0.0, 1.0),
-    "loss.label_smoothing": (0.0, 0.5),
-    "construction.ddof": (0, 1),
+_RANGES: Mapping[str, tuple[float, float, float | None]] = {
+    "sampler.top_p": (0.0, 1.0, 0.0),
+    "evaluate.top_p": (0.0, 1.0, 0.0),
+    "train.warmup_ratio": (0.0, 1.0, 1.0),
+    "loss.label_smoothing": (0.0, 0.5, None),
+    "construction.ddof": (0, 1, None),
 }
+"""Lowest and highest value, and the end that is left out."""
 
 
 def _check_numbers(config: Config) -> None:
@@ -394,10 +395,11 @@ def _check_numbers(config: Config) -> None:
         value = _at(config, path)
         if value is not None and value < 0:
             raise ConfigError(f"{path}: expected 0 or more, got {value}")
-    for path, (low, high) in _RANGES.items():
+    for path, (low, high, without) in _RANGES.items():
         value = _at(config, path)
-        if not low <= value <= high or (path.endswith("top_p") and value == 0):
-            raise ConfigError(f"{path}: expected a value from {low} to {high}, got {value}")
+        if not low <= value <= high or value == without:
+            exception = "" if without is None else f" without {without:g}"
+            raise ConfigError(f"{path}: expected a value from {low:g} to {high:g}{exception}, got {value}")
 
 
 def _at(config: Any, path: str) -> Any:

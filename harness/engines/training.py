@@ -1,5 +1,6 @@
 """Training with TRL on token ids and reference log-probabilities of ours."""
 
+import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,13 @@ from harness.progress import Reporter, Task
 FIRST_MARGIN = {"none": 1e-4, "bfloat16": 5e-2}
 """Largest first-step margin, in reward units, by autocast: before the first update the policy is its own reference,
 and what is left is rounding (that of bfloat16 grows with the response's length)."""
+
+# transformers 5.20 renamed the argument, and vLLM's newest release still wants an older one.
+_CHECKPOINTING = (
+    "activation_checkpointing"
+    if "activation_checkpointing" in {f.name for f in dataclasses.fields(DPOConfig)}
+    else "gradient_checkpointing"
+)
 
 _COLUMNS = {
     "loss": "loss",
@@ -117,7 +125,7 @@ def _arguments(spec: Any, checkpoints: Path, save_steps: int) -> DPOConfig:
         output_dir=str(checkpoints),
         use_cpu=not on_gpu,
         bf16=spec.autocast == "bfloat16",
-        activation_checkpointing=spec.gradient_checkpointing,
+        **{_CHECKPOINTING: spec.gradient_checkpointing},
         seed=spec.seed,
         data_seed=spec.seed,
         loss_type=[spec.loss.type],
