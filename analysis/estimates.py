@@ -142,6 +142,11 @@ def _estimate(group: pd.DataFrame, settings: list[str], table: pd.DataFrame) -> 
     done = group[group["status"] == "done"]
     # Two seeds that trained the same model are one repeat, not two.
     own = done[~(done["trained_id"].duplicated() & done["trained_id"].notna())]
+    if own[SEED].duplicated().any():
+        raise PrefsweepError(
+            f"results {', '.join(own['result'])}: equal configurations and training seeds, but different models; they "
+            "come from different sweeps or an edited input file: report one sweep (--sweep NAME)"
+        )
     shown = own if len(own) else group
     _check_labels(own)
     status = _status(group)

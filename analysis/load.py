@@ -22,7 +22,8 @@ def load_results(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
     """
     opened = Store(Path(store)).check()
     rows = [_row(opened, key, point) for key, point in _points(opened, sweep).items()]
-    configuration = [name for row in rows[:1] for name in row if name not in _FIXED]
+    # Points may have keys of their own, such as the weights of their reward.
+    configuration = list(dict.fromkeys(name for row in rows for name in row if name not in _FIXED))
     frame = pd.DataFrame(rows, columns=[*schema.IDENTITY, *configuration, *schema.LABELS, *schema.MEASURES])
     frame[list(schema.MEASURES)] = frame[list(schema.MEASURES)].astype("float64")
     frame.attrs["provenance"] = _provenance(opened, rows)
@@ -37,8 +38,8 @@ def load_verdicts(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
     """
     opened = Store(Path(store)).check()
     frames = [pd.DataFrame(columns=list(schema.VERDICTS))]
-    for key in _points(opened, sweep):
-        if (artifact := opened.find("judge", key)) is not None:
+    for key, point in _points(opened, sweep).items():
+        if (artifact := opened.find("judge", point["nodes"]["judge"])) is not None:
             table = artifact.table("verdicts", ["prompt_id", "preference"])
             frames.append(table.to_pandas().assign(result=key)[list(schema.VERDICTS)])
     return pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
@@ -70,7 +71,7 @@ _FIXED = {*schema.IDENTITY, *schema.LABELS, *schema.MEASURES}
 
 
 def _points(store: Store, sweep: str | None) -> dict[str, Any]:
-    """Recorded points by result key: of one sweep, or of all, the latest record winning."""
+    """Recorded points by the hash of their configuration: of one sweep, or of all, the latest record winning."""
     paths = sorted((store.root / "sweeps").glob("*.json"), key=lambda p: p.stat().st_mtime)
     if sweep is not None:
         names = [p.stem for p in paths]
@@ -87,7 +88,7 @@ def _row(store: Store, key: str, point: Mapping[str, Any]) -> dict[str, Any]:
     """One result: its configuration, how it stands, and its measures as far as they exist."""
     nodes = point["nodes"]
     found = {stage: store.find(stage, node) for stage, node in nodes.items()}
-    status, reason = _status(store, nodes, found)
+    status, reason = _status(store, point, found)
     configuration = dict(point["config"])
     if configuration["construction.name"] != "position":
         configuration |= {"pair.chosen": None, "pair.rejected": None}
@@ -104,16 +105,17 @@ def _row(store: Store, key: str, point: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _status(store: Store, nodes: Mapping[str, str], found: Mapping[str, Artifact | None]) -> tuple[str, str | None]:
+def _status(store: Store, point: Mapping[str, Any], found: Mapping[str, Artifact | None]) -> tuple[str, str | None]:
     if found["judge"] is not None:
         return "done", None
     pairs = found["pairs"]
     if pairs is not None and not pairs.manifest.rows["kept"]:
         dropped = ", ".join(f"{count} {reason}" for reason, count in pairs.manifest.rows["dropped"].items())
         return "empty", f"no preference rows: {dropped or 'no prompt was kept'}"
-    for stage, key in nodes.items():
+    unfinished = {key: stage for stage, key in point["nodes"].items() if found[stage] is None}
+    for key, stage in {**point["upstream"], **unfinished}.items():
         log = store.root / "logs" / f"{stage}-{key}.log"
-        if found[stage] is None and log.exists():
+        if log.exists() and store.find(stage, key) is None:
             return "failed", f"{stage}: {log.read_text().splitlines()[-1].strip()}"
     return "missing", "not done yet"
 
@@ -170,12 +172,10 @@ def _measures(store: Store, found: Mapping[str, Artifact | None]) -> dict[str, A
 
 
 def _provenance(store: Store, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Commits and versions of the code that made the results; several where results differ."""
+    """Commits and versions of the code that trained the models; several where they differ."""
     seen: dict[str, dict[str, None]] = {}
     for row in rows:
-        for stage, key in (("train", row["cell"]), ("judge", row["result"])):
-            if (artifact := store.find(stage, key)) is None:
-                continue
+        if (artifact := store.find("train", row["cell"])) is not None:
             made = artifact.manifest.provenance
             seen.setdefault("commit", {})[str(made["commit"])] = None
             for package in ("prefsweep", "torch", "transformers", "trl"):

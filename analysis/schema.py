@@ -16,7 +16,7 @@ import pandas as pd
 from harness.errors import PrefsweepError
 
 IDENTITY: Final[dict[str, str]] = {
-    "result": "key of the result",
+    "result": "id of the result: the hash of its configuration",
     "cell": "key of the cell",
     "status": "one of STATUSES",
     "reason": "why it is not done, or None",
@@ -39,7 +39,7 @@ MEASURES: Final[dict[str, str]] = {
     "instructions": "instructions judged",
     "ties": "instructions judged a tie",
     "order_disagreement": "share of instructions whose verdict turned with the order of the answers",
-    "share_changed": "share of answers that differ from the base policy's",
+    "share_changed": "share of answers that differ from the base policy's; NaN against given references",
     "answer_tokens": "mean tokens per answer",
     "base_tokens": "mean tokens per answer of the base policy",
     "share_finished": "share of answers that ended by themselves",
@@ -50,13 +50,13 @@ MEASURES: Final[dict[str, str]] = {
     "chosen_tokens": "mean tokens per chosen response",
     "rejected_tokens": "mean tokens per rejected response",
     "train_loss": "last training loss",
-    "chosen_logp_change": "mean change of the chosen response's log-probability, nats",
-    "rejected_logp_change": "mean change of the rejected response's log-probability, nats",
+    "chosen_logp_change": "mean change of the chosen response's log-probability in the last batch, nats",
+    "rejected_logp_change": "mean change of the rejected response's log-probability in the last batch, nats",
     "seconds": "training time",
 }
 
 VERDICTS: Final[dict[str, str]] = {
-    "result": "key of the result",
+    "result": "id of the result: the hash of its configuration",
     "prompt_id": "id of the instruction",
     "preference": "0 to 1, 1 when the cell's answer is the better one; NaN for a failed judgement",
 }

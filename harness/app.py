@@ -11,6 +11,7 @@ from typing import Any
 from harness import execute
 from harness.config import Config, RunOptions, check, read
 from harness.errors import ConfigError
+from harness.keys import digest
 from harness.plan import STAGES, Plan, make_plan
 from harness.progress import Reporter
 from harness.store import Store, write_json
@@ -29,6 +30,9 @@ def split(composed: Mapping[str, Any]) -> tuple[Config, RunOptions]:
     read_options = read(RunOptions, options)
     if not re.fullmatch(r"\w[\w.+-]*", read_options.sweep):
         raise ConfigError(f"sweep: {read_options.sweep!r} names a file; expected letters, digits, and any of _ . + -")
+    threads = read_options.cluster.threads
+    if threads is not None and threads < 1:
+        raise ConfigError(f"cluster.threads: expected 1 or more, or null for all cores, got {threads}")
     return check(read(Config, point)), read_options
 
 
@@ -78,10 +82,11 @@ def _show(plan: Plan, done: Sequence[str], reporter: Reporter) -> None:
 def _record(plan: Plan, options: RunOptions, store: Store) -> None:
     """Keep the points under the sweep's name; single runs gather under theirs instead of replacing each other."""
     path = store.root / "sweeps" / f"{options.sweep}.json"
-    points = {point.judge.key: point.record() for point in plan.points}
-    if options.sweep == SINGLE and path.exists():
-        points = {**json.loads(path.read_text())["points"], **points}
-    write_json(path, {"name": options.sweep, "written": time.time(), "points": points})
+    points = {digest(record["config"]): record for record in (point.record() for point in plan.points)}
+    with store.lock("sweeps"):
+        if options.sweep == SINGLE and path.exists():
+            points = {**json.loads(path.read_text())["points"], **points}
+        write_json(path, {"name": options.sweep, "written": time.time(), "points": points})
 
 
 SINGLE = "single"

@@ -5,6 +5,7 @@ Hydra composes, `read` checks once, and nothing below ever sees an untyped value
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -125,7 +126,7 @@ class LossConfig:
     beta: float
     """Strength of the pull to the reference."""
     label_smoothing: float
-    """Assumed share of swapped labels (sigmoid and robust)."""
+    """Assumed share of swapped labels; only `robust` has one, below one half."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +137,6 @@ class LoraConfig:
     """Rank."""
     alpha: int
     """Scale: the update is multiplied by alpha / r."""
-    dropout: float
-    """Dropout on the adapter's input."""
     target_modules: str
     """Module names separated by commas, or `all-linear`."""
 
@@ -151,7 +150,7 @@ class TrainConfig:
     method: Literal["full", "lora"]
     """All weights, or low-rank adapters."""
     seed: int
-    """Order of the rows, initialisation of adapters, dropout; the seed axis of a sweep."""
+    """Order of the rows, initialisation of adapters; the seed axis of a sweep."""
     learning_rate: float
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"]
@@ -340,8 +339,16 @@ def check(config: Config) -> Config:
             "train.weights_dtype: full fine-tuning needs float32 master weights (bfloat16 rounds small steps to "
             "nothing); set train.weights_dtype=float32, and train.autocast=bfloat16 for speed"
         )
-    if config.policy.source == "hub" and not config.policy.revision:
-        raise ConfigError("policy.revision: a hub model is named by id and revision; give a commit hash")
+    if config.loss.label_smoothing and config.loss.type != "robust":
+        raise ConfigError(
+            f"loss.label_smoothing: {config.loss.label_smoothing} would do nothing with loss.type={config.loss.type}; "
+            "only robust uses it"
+        )
+    if config.policy.source == "hub" and not re.fullmatch(r"[0-9a-f]{40}", config.policy.revision or ""):
+        raise ConfigError(
+            f"policy.revision: {config.policy.revision!r} is no commit; expected its 40 hex digits, since a branch or "
+            "tag would let one key mean different weights"
+        )
     return config
 
 
@@ -373,14 +380,13 @@ _NOT_NEGATIVE = [
     "train.weight_decay",
     "train.save_steps",
     "train.max_steps",
-    "train.lora.dropout",
     "train.seed",
 ]
 _RANGES: Mapping[str, tuple[float, float, float | None]] = {
     "sampler.top_p": (0.0, 1.0, 0.0),
     "evaluate.top_p": (0.0, 1.0, 0.0),
     "train.warmup_ratio": (0.0, 1.0, 1.0),
-    "loss.label_smoothing": (0.0, 0.5, None),
+    "loss.label_smoothing": (0.0, 0.5, 0.5),
     "construction.ddof": (0, 1, None),
 }
 """Lowest and highest value, and the end that is left out."""

@@ -193,6 +193,9 @@ def _prepare_process(threads: int | None) -> None:
     import torch
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # One process, one device: with several in sight the trainer would multiply the batch.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
     torch.set_num_threads(threads or os.cpu_count() or 1)
     if platform.libc_ver()[0] == "glibc":
         # By default glibc hands every large block back to the kernel and faults it in anew, page by page: a third of

@@ -9,8 +9,10 @@ from typing import Any
 
 from harness import prompts as prompt_files
 from harness.config import Config, flatten
+from harness.engines.embedding import find_model_folder
 from harness.errors import ConfigError
 from harness.keys import digest, node_key
+from harness.packages import model_files, package_folder
 from harness.positions import POSITIONS
 from harness.prompts import PromptSet, block_of
 from harness.stages import judge, model, pairs, reference, respond, sample, score, select, train
@@ -85,7 +87,16 @@ class Point:
 
     def record(self) -> dict[str, Any]:
         """The point as kept with its sweep."""
-        return {"config": flatten(self.config), "nodes": {name: getattr(self, name).key for name in _POINT_NODES}}
+        nodes = {name: getattr(self, name).key for name in _POINT_NODES}
+        upstream = {node.key: node.stage for node in _ancestors(self.pairs)}
+        return {"config": flatten(self.config), "nodes": nodes, "upstream": upstream}
+
+
+def _ancestors(node: Node) -> Iterator[Node]:
+    """Everything that must be done before a node; shared ancestors come more than once."""
+    for parent in node.parents:
+        yield parent
+        yield from _ancestors(parent)
 
 
 _POINT_NODES = ("pairs", "train", "respond", "judge")
@@ -154,6 +165,8 @@ class _Builder:
             for responses in self.sample(config, policy, prompts, frozen, block):
                 sampled.append(responses)
                 scored.append(self.score(config, responses, frozen))
+        if "embedded" in (config.reward.engine, config.judge.engine):
+            find_model_folder()
         picks = self.select(config, scored)
         logps = self.reference(config, policy, picks, sampled)
         high, low = pair_of(config)
@@ -197,6 +210,8 @@ class _Builder:
 
     def policy(self, config: Config) -> Node:
         policy = config.policy
+        if policy.source == "package":
+            package_folder(policy.id.partition(":")[0], policy.revision)
         local = policy.source == "local"
         return self.node(
             stage="model",
@@ -415,9 +430,7 @@ def folder_hash(folder: str) -> str:
     path = Path(folder)
     if not (path / "config.json").is_file():
         raise ConfigError(f"policy.id: {folder} is no model folder (it has no config.json)")
-    suffixes = {".json", ".safetensors", ".model", ".jinja", ".txt", ".py"}
-    files = sorted(p for p in path.iterdir() if p.is_file() and p.suffix in suffixes)
-    return digest({p.name: file_record(p)["sha256"] for p in files})
+    return digest({p.name: file_record(p)["sha256"] for p in model_files(path)})
 
 
 def _slug(*parts: str) -> str:

@@ -159,6 +159,13 @@ class Store:
         return Artifact(folder, manifest) if manifest else None
 
     @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Wait for, and hold, the one right to rewrite what `name` stands for."""
+        with (self.root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
     def claim(self, key: str) -> Iterator[Path]:
         """Hold the one right to work on a node; yields its work folder, which outlives a crash.
 
@@ -189,13 +196,14 @@ class Store:
         target.parent.mkdir(parents=True, exist_ok=True)
         if (damaged := self.damaged(manifest.stage, manifest.key)) is not None:
             shutil.rmtree(damaged)  # never used, so nothing is lost
+        if manifest.alias_of is None:
+            # Before the rename: a pointer to nothing counts as absent, but content without one would be made again.
+            self._index(manifest.content_id, target)
         try:
             work.rename(target)
         except OSError as error:
             raise StoreError(f"store: cannot publish {target}: {error.strerror}") from None
         _sync_folder(target.parent)
-        if manifest.alias_of is None:
-            self._index(manifest.content_id, target)
         return Artifact(target, whole)
 
     def _index(self, content_id: str, folder: Path) -> None:

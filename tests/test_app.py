@@ -15,6 +15,7 @@ from harness import app, hydra_app
 from harness import execute as execution
 from harness.errors import ConfigError
 from harness.execute import Summary
+from harness.keys import digest
 from harness.plan import STAGES
 from harness.positions import PAIRS
 from harness.progress import Reporter
@@ -193,9 +194,22 @@ def recorded(store: Path, sweep: str) -> dict[str, dict[str, dict[str, object]]]
 
 def test_points_are_recorded_under_the_sweeps_name(tmp_path: Path, idle: Summary) -> None:
     assert run(tmp_path, "sweep=mine", "n=8")[0] == 0
-    ((judge, record),) = recorded(tmp_path, "mine").items()
+    ((point_id, record),) = recorded(tmp_path, "mine").items()
     assert record["config"]["n"] == 8
-    assert record["nodes"]["judge"] == judge
+    assert point_id == digest(record["config"])
+    assert set(record["nodes"]) == {"pairs", "train", "respond", "judge"}
+    assert set(record["upstream"].values()) == {"model", "prompts", "sample", "score", "select", "reference"}
+
+
+def test_points_that_share_all_their_work_stay_apart(tmp_path: Path, idle: Summary) -> None:
+    run(tmp_path, "pair=max_min")
+    run(tmp_path, "construction=max_min")
+    points = recorded(tmp_path, "single").values()
+    assert [point["config"]["construction.name"] for point in points] in (
+        ["position", "max_min"],
+        ["max_min", "position"],
+    )
+    assert len({point["nodes"]["judge"] for point in points}) == 1
 
 
 def test_single_runs_gather_and_a_named_sweep_is_replaced(tmp_path: Path, idle: Summary) -> None:

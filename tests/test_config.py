@@ -116,8 +116,8 @@ def test_a_config_that_is_no_group_is_refused() -> None:
         (["train.micro_batch=5"], r"train.micro_batch: 5 does not divide train.global_batch = 16"),
         (["train.weights_dtype=bfloat16"], r"train.weights_dtype: full fine-tuning needs float32"),
         (
-            ["policy=hub", "policy.id=some/model", "policy.revision=null"],
-            r"policy.revision: a hub model is named by id and revision",
+            ["policy=hub", "policy.id=some/model", "policy.revision=main"],
+            r"policy.revision: 'main' is no commit; expected its 40 hex digits",
         ),
         (["sampler.temperature=0"], r"sampler.temperature: expected a number above 0, got 0"),
         (["sampler.sample_block=0"], r"sampler.sample_block: expected a number above 0"),
@@ -132,6 +132,7 @@ def test_a_config_that_is_no_group_is_refused() -> None:
         (["evaluate.top_p=1.5"], r"evaluate.top_p: expected a value from 0 to 1 without 0, got 1.5"),
         (["train.warmup_ratio=2"], r"train.warmup_ratio: expected a value from"),
         (["train.warmup_ratio=1"], r"train.warmup_ratio: expected a value from 0 to 1 without 1, got 1"),
+        (["loss.label_smoothing=0.1"], r"loss.label_smoothing: 0.1 would do nothing with loss.type=sigmoid"),
         (["loss.label_smoothing=0.6"], r"loss.label_smoothing: expected a value from 0 to 0.5"),
         (["construction.ddof=2"], r"construction.ddof: expected a value from 0 to 1, got 2"),
     ],
@@ -151,7 +152,7 @@ def test_check_refuses_a_contradiction_by_its_key(overrides: list[str], message:
         ["construction=max_min", "pair.chosen=min"],  # the pair is not used there
         ["n=4", "construction.among=5"],  # nor are the draws
         ["construction=sweet_spot", "construction.among=16"],
-        ["policy=hub", "policy.id=some/model", "policy.revision=abc"],
+        ["policy=hub", "policy.id=some/model", f"policy.revision={'a' * 40}"],
         ["pair.chosen=mu+1.5s", "pair.rejected=q0.05"],
     ],
 )

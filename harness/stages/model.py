@@ -1,6 +1,7 @@
 """A policy's weights in a form that every engine reads: a folder of safetensors, checked once."""
 
 import json
+import shutil
 from dataclasses import dataclass
 
 from harness.stages import Context, Outcome
@@ -22,16 +23,15 @@ class Spec:
 
 
 def run(context: Context, spec: Spec) -> Outcome:
-    """Convert or locate the weights, and check that they can hold a conversation."""
+    """Convert or adopt the weights, and check that they can hold a conversation."""
     from harness.engines import models
 
+    weights = context.work / "weights"
+    shutil.rmtree(weights, ignore_errors=True)  # of an interrupted run
     if spec.source == "package":
-        models.convert_packaged(spec.id, spec.revision, context.work / "weights")
-        path = context.work / "weights"
-        pointer = "weights"
+        models.convert_packaged(spec.id, spec.revision, weights)
     else:
-        path = models.locate(spec.source, context.params["id"], spec.revision, spec.trust_remote_code)
-        pointer = str(path)
-    measures = models.inspect(path, spec.trust_remote_code, context.params["name"])
-    (context.work / "model.json").write_text(json.dumps({"path": pointer}))
+        models.adopt(models.locate(spec.source, context.params["id"], spec.revision, spec.trust_remote_code), weights)
+    measures = models.inspect(weights, spec.trust_remote_code, context.params["name"])
+    (context.work / "model.json").write_text(json.dumps({"path": "weights"}))
     return Outcome(rows=Rows(taken=1, kept=1), measures=measures)

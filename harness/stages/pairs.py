@@ -61,7 +61,7 @@ def _why_dropped(chosen: dict[str, Any], rejected: dict[str, Any], texts: list[A
         return "same_response"
     if None in texts:
         return "prompt_fills_max_length"
-    if texts[0]["text"] == texts[1]["text"]:
+    if texts[0]["text"] == texts[1]["text"] or texts[0]["response_ids"] == texts[1]["response_ids"]:
         return "equal_text"
     if chosen["reward"] == rejected["reward"]:
         return "equal_reward"

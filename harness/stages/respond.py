@@ -39,7 +39,7 @@ def run(context: Context, spec: Spec) -> Outcome:
     model, tokenizer, stops = models.load(context.input("model").model_path, spec.dtype, spec.trust_remote_code, base)
     prompts = context.input("instructions").table("prompts").to_pylist()
     encoded = {p["prompt_id"]: chat.encode_prompt(tokenizer, p["messages"]) for p in prompts}
-    limit = min(spec.max_prompt_tokens, model.config.max_position_embeddings - spec.max_new_tokens)
+    limit = models.prompt_room(model, spec.max_prompt_tokens, spec.max_new_tokens, "evaluate.max_new_tokens")
     fitting = sorted((i for i in encoded if len(encoded[i]) <= limit), key=lambda i: (-len(encoded[i]), i))
     decoding = generation.Decoding(temperature=spec.temperature, top_p=spec.top_p, max_new_tokens=spec.max_new_tokens)
     folder = context.work / "answers"

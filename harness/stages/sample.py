@@ -43,7 +43,7 @@ def run(context: Context, spec: Spec) -> Outcome:
     prompts = context.input("prompts").table("prompts").to_pylist()
     mine = [p for p in prompts if block_of(p["prompt_id"], spec.blocks) == spec.block]
     encoded = {p["prompt_id"]: chat.encode_prompt(tokenizer, p["messages"]) for p in mine}
-    limit = min(spec.max_prompt_tokens, model.config.max_position_embeddings - spec.max_new_tokens)
+    limit = models.prompt_room(model, spec.max_prompt_tokens, spec.max_new_tokens, "sampler.max_new_tokens")
     fitting = {i: ids for i, ids in encoded.items() if len(ids) <= limit}
     too_long = len(encoded) - len(fitting)
     shards = _shards(fitting, max(1, spec.batch_size // spec.samples))

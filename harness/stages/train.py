@@ -7,6 +7,7 @@ from typing import Any
 
 from harness import tables
 from harness.config import LoraConfig, LossConfig
+from harness.keys import digest
 from harness.stages import Context, Outcome
 from harness.store import Rows
 
@@ -70,7 +71,9 @@ def _untrained(context: Context, rows: int) -> Outcome:
     pointer = os.path.relpath(path, context.work) if path.is_relative_to(store) else str(path)
     (context.work / "model.json").write_text(json.dumps({"path": pointer}))
     tables.write(tables.build(tables.TRAINING, []), context.work / "training.parquet")
-    return Outcome(rows=Rows(taken=rows, kept=rows), measures={"steps": 0})
+    # Untrained policies are one experiment, whatever their rows, seeds and settings.
+    content = digest({"untrained": context.input("policy").manifest.content_id})
+    return Outcome(rows=Rows(taken=rows, kept=rows), measures={"steps": 0}, content=content)
 
 
 def _measures(history: list[dict[str, Any]], beta: float) -> dict[str, Any]:

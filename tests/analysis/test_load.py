@@ -1,0 +1,71 @@
+"""Loading results: every point a row, whatever it shares with others."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.load import load_overlap, load_results, load_verdicts
+from analysis.schema import check_results, check_verdicts
+from harness.keys import digest
+from harness.store import Store, StoreError
+from tests.configs import point
+
+UPSTREAM = {"0" * 16: "sample"}
+
+
+def _record(store: Path, sweep: str, *points: tuple[str, ...]) -> None:
+    """Points of a sweep of which nothing is done."""
+    from harness.config import flatten
+
+    records: dict[str, Any] = {}
+    for overrides in points:
+        config = flatten(point(*overrides))
+        nodes = dict.fromkeys(("pairs", "train", "respond", "judge"), "f" * 16)
+        records[digest(config)] = {"config": config, "nodes": nodes, "upstream": UPSTREAM}
+    (store / "sweeps" / f"{sweep}.json").write_text(json.dumps({"name": sweep, "points": records}))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return Store(tmp_path / "store").prepare().root
+
+
+def test_points_with_equal_nodes_are_rows_of_their_own(store: Path) -> None:
+    _record(store, "mine", ("pair=max_min",), ("construction=max_min",))
+    results = load_results(store)
+    check_results(results)
+    check_verdicts(load_verdicts(store))
+    assert results["status"].tolist() == ["missing", "missing"]
+    assert results.set_index("construction.name")["pair.chosen"].to_dict()["position"] == "max"
+    assert results.set_index("construction.name")["pair.chosen"].isna()["max_min"]
+
+
+def test_keys_that_only_some_points_have_are_columns(store: Path) -> None:
+    _record(store, "mine", ("reward=embedded",), ("reward=longer",))
+    results = load_results(store).set_index("reward.name")
+    assert results["reward.weights.words"].to_dict() == pytest.approx(
+        {"embedded": float("nan"), "longer": 1.0}, nan_ok=True
+    )
+    assert results["reward.weights.relevance"]["embedded"] == pytest.approx(0.3)
+
+
+def test_a_failure_far_upstream_is_the_points_reason(store: Path) -> None:
+    _record(store, "mine", ())
+    (store / "logs" / f"sample-{'0' * 16}.log").write_text("sample x\nno memory left\n")
+    results = load_results(store, "mine")
+    assert results["status"].tolist() == ["failed"]
+    assert results["reason"].tolist() == ["sample: no memory left"]
+
+
+def test_an_unknown_sweep_lists_those_there_are(store: Path) -> None:
+    _record(store, "mine", ())
+    with pytest.raises(StoreError, match="no sweep 'yours'; it has mine"):
+        load_results(store, "yours")
+    assert load_overlap(store, "mine").empty
+
+
+def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="is no prefsweep store"):
+        load_results(tmp_path)
