@@ -250,3 +250,11 @@ def test_a_sweeps_name_must_be_a_file_name(tmp_path: Path, idle: Summary, name: 
     with pytest.raises(ConfigError, match=r"^sweep: .* names a file"):
         run(tmp_path, f"sweep='{name}'")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_of_the_working_folder_are_no_config_groups(tmp_path: Path) -> None:
+    for name in ("store", "train", "sweep"):
+        (tmp_path / name).mkdir()
+    ended = harness(tmp_path, "store=./store", "train=lora", "n=4,8", "dry_run=true")
+    assert ended.code == 0, ended.err
+    assert ended.points() == 2
