@@ -255,6 +255,6 @@ def test_a_sweeps_name_must_be_a_file_name(tmp_path: Path, idle: Summary, name: 
 def test_folders_of_the_working_folder_are_no_config_groups(tmp_path: Path) -> None:
     for name in ("store", "train", "sweep"):
         (tmp_path / name).mkdir()
-    ended = harness(tmp_path, "store=./store", "train=lora", "n=4,8", "dry_run=true")
+    ended = harness(tmp_path, "-m", "store=./store", "train=lora", "n=4,8", "dry_run=true")
     assert ended.code == 0, ended.err
     assert ended.points() == 2
