@@ -42,6 +42,10 @@ NOT_DONE: Final = {
 }
 
 
+LEAST_HALF_RANGE: Final = 10.0
+"""Points either side of 50 % that the colours span at least: a narrower scale would paint noise in full colour."""
+
+
 def pair_heatmap(
     frame: pd.DataFrame,
     *,
@@ -119,7 +123,7 @@ def _draw_colours(axes: Axes, cells: Mapping[tuple[str, str], "pd.Series[Any]"])
     far = np.nanmax(np.abs(rates - 50)) if np.isfinite(rates).any() else 0.0
     # Symmetric about 50 %, so that the neutral colour always means a draw; at least 5 points, so noise stays
     # pale.
-    half = max(5.0, 5 * math.ceil(far / 5))
+    half = max(LEAST_HALF_RANGE, 5 * math.ceil(far / 5))
     mesh = axes.pcolormesh(np.ma.masked_invalid(rates), cmap=COLOURS, norm=Normalize(50 - half, 50 + half), zorder=1)
     axes.set(xlim=(0, len(REJECTED)), ylim=(len(CHOSEN), 0))
     axes.set_frame_on(False)

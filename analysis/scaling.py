@@ -93,15 +93,24 @@ def _shared_points(done: pd.DataFrame) -> pd.DataFrame:
 
 def _draw_line(axes: Axes, index: int, label: str, line: pd.DataFrame, style: Style, *, band: bool) -> None:
     colour = LINES[index % len(LINES)]
-    dashes = DASHES[index // len(LINES) % len(DASHES)]
+    # Where lines coincide, the gaps of the upper one and the larger markers below let each be seen.
     axes.plot(
-        line["n"], 100 * line["win_rate"], color=colour, linestyle=dashes, marker=MARKERS[index %
-        len(MARKERS)], markersize=3.5 if style.narrow else 5, linewidth=1.2 if style.narrow else 1.6,
-        label=label, zorder=4,
-    )  # fmt: skip
+        line["n"],
+        100 * line["win_rate"],
+        color=colour,
+        linestyle=DASHES[index % len(DASHES)],
+        marker=MARKERS[index % len(MARKERS)],
+        markersize=(3.0 if style.narrow else 4.5) + max(0, 4 - 2 * index),
+        linewidth=1.2 if style.narrow else 1.6,
+        label=label,
+        zorder=4,
+    )
     if band:
         low, high = (100 * line[name].astype(float) for name in ("low", "high"))
-        axes.fill_between(line["n"], low, high, color=colour, alpha=0.15, linewidth=0, zorder=2)
+        if len(line) > 1:
+            axes.fill_between(line["n"], low, high, color=colour, alpha=0.15, linewidth=0, zorder=2)
+        else:  # a single point has no band to stand in
+            axes.vlines(line["n"], low, high, color=colour, linewidth=1.0, zorder=3)
 
 
 def _finish_axes(axes: Axes, done: pd.DataFrame, style: Style) -> None:
