@@ -104,7 +104,8 @@ class ConstructionConfig:
     seed: int
     """`sweet_spot`: seed of the draws."""
     rows: Literal["own", "common"]
-    """`own`: train on all of the cell's rows; `common`: only on prompts that every cell of the sweep kept."""
+    """`own`: train on all of the cell's rows; `common`: only on prompts that every
+    cell of the sweep with any rows kept."""
 
 
 @dataclass(frozen=True, kw_only=True)

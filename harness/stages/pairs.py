@@ -51,8 +51,12 @@ def run(context: Context, spec: Spec) -> Outcome:
 
 
 def common_prompts(others: tuple[Artifact, ...]) -> set[str] | None:
-    """Prompts that every one of the other cells kept; None where there are no others to agree with."""
+    """Prompts that every one of the other cells kept; None where there are no others to agree with.
+
+    A cell without any rows, as (mu-2s, min) at n = 8, is no experiment, and has no say.
+    """
     kept = [set(a.table("pairs", ["prompt_id"]).column("prompt_id").to_pylist()) for a in others]
+    kept = [prompts for prompts in kept if prompts]
     return set.intersection(*kept) if kept else None
 
 

@@ -136,7 +136,8 @@ def test_common_rows_are_those_that_every_cell_kept(shelf: Shelf) -> None:
     picks = [row for p in "abcde" for row in pair(p)]
     picks[12:] = pair("e", (0, 1.0), (0, 1.0))
     responses = [row for p in "abcde" for row in two(p)]
-    outcome, context = make(shelf, picks, responses, others=tuple(kept))
+    empty = shelf.put("pairs", {"pairs": (tables.PAIRS, [])})  # no experiment, so without a say
+    outcome, context = make(shelf, picks, responses, others=(*kept, empty))
     assert adds_up(outcome.rows, 5, 2, not_common=2, same_response=1)
     assert [r["prompt_id"] for r in written(context, "pairs")] == ["b", "c"]
 
