@@ -1,4 +1,4 @@
-"""Command line: `python -m analysis report --store DIR [--sweep NAME] [--out DIR]`."""
+"""Command line: `python -m analysis report [--store DIR] [--sweep NAME] [--out DIR]`."""
 
 import argparse
 import sys
@@ -46,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis", description="Figures and tables of stored results.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("report", help="heatmaps, scaling curves, report.md, results.csv, overlap.csv")
-    command.add_argument("--store", type=Path, required=True, metavar="DIR", help="the store of the sweep")
+    command.add_argument(
+        "--store", type=Path, default=Path("store"), metavar="DIR", help="the store of the sweep (default: ./store)"
+    )
     command.add_argument("--sweep", metavar="NAME", help="one sweep only (default: all results in the store)")
     command.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="default: ./report")
     return parser
