@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import schema
+from harness.stages.pairs import why_empty
 from harness.store import Artifact, Store, StoreError
 
 
@@ -109,9 +110,8 @@ def _status(store: Store, point: Mapping[str, Any], found: Mapping[str, Artifact
     if found["judge"] is not None:
         return "done", None
     pairs = found["pairs"]
-    if pairs is not None and not pairs.manifest.rows["kept"]:
-        dropped = ", ".join(f"{count} {reason}" for reason, count in pairs.manifest.rows["dropped"].items())
-        return "empty", f"no preference rows: {dropped or 'no prompt was kept'}"
+    if pairs is not None and (reason := why_empty(pairs)):
+        return "empty", reason
     unfinished = {key: stage for stage, key in point["nodes"].items() if found[stage] is None}
     for key, stage in {**point["upstream"], **unfinished}.items():
         log = store.root / "logs" / f"{stage}-{key}.log"

@@ -20,6 +20,7 @@ from harness.keys import canonical
 from harness.plan import Node, Plan
 from harness.progress import Reporter
 from harness.stages import Context, Outcome, Stage
+from harness.stages.pairs import why_empty
 from harness.store import Artifact, BusyError, Manifest, Rows, Store
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -87,7 +88,7 @@ def _settle(
         summary.empty[node.key] = reason
     elif any(p.key not in artifacts for p in node.parents):
         summary.blocked.append(node.key)
-    elif node.stage == "train" and (reason := _no_rows(artifacts[node.inputs["pairs"][0].key])):
+    elif node.stage == "train" and (reason := why_empty(artifacts[node.inputs["pairs"][0].key])):
         summary.empty[node.key] = reason
         reporter.line(f"{label}: empty ({reason})")
     else:
@@ -105,15 +106,6 @@ def _settle(
             getattr(summary, how).append(node.key)
             note = "equal to one that is done" if how == "aliased" else f"{time.monotonic() - started:.1f} s"
             reporter.line(f"{label}: {note}{_accounting(artifact)}")
-
-
-def _no_rows(pairs: Artifact) -> str:
-    """Why a cell has nothing to train on; empty where it has."""
-    rows = pairs.manifest.rows
-    if rows["kept"]:
-        return ""
-    dropped = ", ".join(f"{count} {reason}" for reason, count in rows["dropped"].items())
-    return f"no preference rows: {dropped or 'no prompt was kept'}"
 
 
 def _accounting(artifact: Artifact) -> str:
@@ -198,8 +190,8 @@ def _prepare_process(threads: int | None) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
     torch.set_num_threads(threads or os.cpu_count() or 1)
     if platform.libc_ver()[0] == "glibc":
-        # By default glibc hands every large block back to the kernel and faults it in anew, page by page: a third of
-        # the time of a training step on a CPU, whose temporaries are hundreds of megabytes.
+        # By default glibc hands every large block back to the kernel and faults it in anew, page by page: a
+        # quarter or more of a training's time on a CPU, whose temporaries are hundreds of megabytes.
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

@@ -50,6 +50,15 @@ def run(context: Context, spec: Spec) -> Outcome:
     )
 
 
+def why_empty(pairs: Artifact) -> str:
+    """Why a cell has nothing to train on; an empty text where it has."""
+    rows = pairs.manifest.rows
+    if rows["kept"]:
+        return ""
+    dropped = ", ".join(f"{count} {reason}" for reason, count in rows["dropped"].items())
+    return f"no preference rows: {dropped or 'no prompt was kept'}"
+
+
 def common_prompts(others: tuple[Artifact, ...]) -> set[str] | None:
     """Prompts that every one of the other cells kept; None where there are no others to agree with.
 

@@ -33,7 +33,7 @@ class Spec:
 
 
 def run(context: Context, spec: Spec) -> Outcome:
-    """Score every response; a reward that is not finite is kept as NaN, counted, and invalid for selection."""
+    """Score every response; a reward that is not finite is kept as it is, counted, and invalid for selection."""
     responses = context.input("responses").table("responses").to_pylist()
     prompts = context.input("prompts").table("prompts").to_pylist()
     instructions = {p["prompt_id"]: p["messages"][-1]["content"] for p in prompts}
