@@ -3,7 +3,6 @@
 The columns are those of `analysis.schema`. A partial sweep loads; what is missing has a status that says so.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from analysis import schema
+from harness import record
 from harness.stages.pairs import why_empty
-from harness.store import Artifact, Store, StoreError
+from harness.store import Artifact, Store
 
 
 def load_results(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
@@ -73,15 +73,10 @@ _FIXED = {*schema.IDENTITY, *schema.LABELS, *schema.MEASURES}
 
 def _points(store: Store, sweep: str | None) -> dict[str, Any]:
     """Recorded points by the hash of their configuration: of one sweep, or of all, the latest record winning."""
-    paths = sorted((store.root / "sweeps").glob("*.json"), key=lambda p: p.stat().st_mtime)
-    if sweep is not None:
-        names = [p.stem for p in paths]
-        if sweep not in names:
-            raise StoreError(f"store: {store.root} has no sweep {sweep!r}; it has {', '.join(sorted(names)) or 'none'}")
-        paths = [p for p in paths if p.stem == sweep]
     points: dict[str, Any] = {}
-    for path in paths:
-        points |= json.loads(path.read_text())["points"]
+    for name in record.names(store) if sweep is None else [sweep]:
+        recorded = record.read(store, name)
+        points |= {key: {**point, "sweep": recorded} for key, point in recorded.points.items()}
     return points
 
 
@@ -91,8 +86,6 @@ def _row(store: Store, key: str, point: Mapping[str, Any]) -> dict[str, Any]:
     found = {stage: store.find(stage, node) for stage, node in nodes.items()}
     status, reason = _status(store, point, found)
     configuration = dict(point["config"])
-    if configuration["construction.name"] != "position":
-        configuration |= {"pair.chosen": None, "pair.rejected": None}
     return {
         "result": key,
         "cell": nodes["train"],
@@ -112,8 +105,10 @@ def _status(store: Store, point: Mapping[str, Any], found: Mapping[str, Artifact
     pairs = found["pairs"]
     if pairs is not None and (reason := why_empty(pairs)):
         return "empty", reason
-    unfinished = {key: stage for stage, key in point["nodes"].items() if found[stage] is None}
-    for key, stage in {**point["upstream"], **unfinished}.items():
+    unfinished = [key for stage, key in point["nodes"].items() if found[stage] is None]
+    nodes: Mapping[str, Any] = point["sweep"].nodes
+    for key in dict.fromkeys([*point["sweep"].ancestors(unfinished[-1]), *unfinished]):
+        stage = nodes[key]["stage"]
         log = store.root / "logs" / f"{stage}-{key}.log"
         if log.exists() and store.find(stage, key) is None:
             return "failed", f"{stage}: {log.read_text().splitlines()[-1].strip()}"

@@ -1,6 +1,9 @@
 """`python -m harness key=value ...` runs one point; with `-m`, lists, globs or `+sweeps=NAME`, a sweep."""
 
+from pathlib import Path
+
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from harness import hydra_app
@@ -11,7 +14,8 @@ hydra_app.register()
 @hydra.main(version_base="1.3", config_path=str(hydra_app.root() / "conf"), config_name="config")  # type: ignore[untyped-decorator]
 def main(composed: DictConfig) -> None:
     """One point."""
-    hydra_app.run(lambda: [composed])
+    plan_dir = Path(HydraConfig.get().sweep.dir)
+    hydra_app.run(lambda: [hydra_app.plain(composed)], plan_dir=plan_dir)
 
 
 if __name__ == "__main__":

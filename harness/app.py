@@ -1,20 +1,21 @@
 """What one command does, once Hydra has composed its points: check, plan, run, record."""
 
 import dataclasses
-import json
 import re
-import time
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import execute
+from harness import dry_run, execute, record
 from harness.config import Config, RunOptions, check, read
 from harness.errors import ConfigError
-from harness.keys import digest
-from harness.plan import STAGES, Plan, make_plan
+from harness.plan import Plan, make_plan
 from harness.progress import Reporter
-from harness.store import Store, write_json
+from harness.retention import Retention
+from harness.schedule import Summary
+from harness.store import Store
 
 _OPTIONS = {f.name for f in dataclasses.fields(RunOptions)}
 
@@ -30,17 +31,22 @@ def split(composed: Mapping[str, Any]) -> tuple[Config, RunOptions]:
     read_options = read(RunOptions, options)
     if not re.fullmatch(r"\w[\w.+-]*", read_options.sweep):
         raise ConfigError(f"sweep: {read_options.sweep!r} names a file; expected letters, digits, and any of _ . + -")
-    threads = read_options.cluster.threads
-    if threads is not None and threads < 1:
-        raise ConfigError(f"cluster.threads: expected 1 or more, or null for all cores, got {threads}")
+    for name in ("threads", "workers"):
+        value = getattr(read_options.cluster, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"cluster.{name}: expected 1 or more, or null for all cores, got {value}")
     return check(read(Config, point)), read_options
 
 
-def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None) -> int:
+def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None, plan_dir: Path | None = None) -> int:
     """Run all points of one command; returns the exit code.
+
+    Args:
+        plan_dir: where a dry run writes `plan.json`; None for the current folder.
 
     Raises:
         ConfigError: any point is wrong; nothing has been done then.
+        StoreError: the store cannot be used as it is; nothing has been done then.
     """
     reporter = reporter or Reporter()
     pairs = [split(one) for one in composed]
@@ -49,45 +55,34 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None)
         raise ConfigError(
             f"{', '.join(sorted(_OPTIONS))}: one value for all points of a command; these cannot be swept"
         )
+    store = Store(Path(options.store).expanduser())
     plan = make_plan(configs)
-    store = Store(Path(options.store))
     if options.dry_run:
-        _show(plan, plan.done(store), reporter)
+        outline = dry_run.outline(plan, store)
+        dry_run.show(outline, reporter)
+        dry_run.write(outline, plan_dir or Path(), reporter)
         return 0
     store.prepare()
-    _show(plan, plan.done(store), reporter)
-    _record(plan, options, store)
-    summary = execute.execute(plan, store, reporter, options.cluster.threads)
+    dry_run.show(dry_run.counts(plan, store), reporter)
+    record.write(plan, options.sweep, shlex.join(["python", "-m", "harness", *sys.argv[1:]]), store)
+    retention = Retention(options.keep_weights, plan, store)
+    summary = execute.execute(plan, store, reporter, options.cluster, retention, wait=options.wait)
     for line in execute.failure_report(summary, plan):
         reporter.line(line)
-    empty = sum(point.train.key in summary.empty for point in plan.points)
-    reporter.line(
-        f"{options.sweep}: {len(plan.points)} points; {len(summary.computed)} nodes computed, "
-        f"{len(summary.done)} found done, {len(summary.aliased)} equal to others, {len(summary.failed)} failed, "
-        f"{len(summary.blocked)} not done; {empty} points empty; {summary.seconds:.0f} s"
-    )
+    reporter.line(_last_line(options.sweep, plan, summary))
     return 0 if summary.ok else 1
 
 
-def _show(plan: Plan, done: Sequence[str], reporter: Reporter) -> None:
-    """Print nodes per stage: how many one pipeline per point would take, how many there are, how many are done."""
-    nodes, finished = plan.count(), plan.count(done)
-    reporter.line(f"{len(plan.points)} points. Units of work per stage:")
-    reporter.line(f"  {'stage':<10}{'unshared':>10}{'shared':>8}{'done':>6}{'to do':>7}")
-    for stage in STAGES:
-        row = (plan.naive[stage], nodes[stage], finished[stage], nodes[stage] - finished[stage])
-        reporter.line(f"  {stage:<10}{row[0]:>10}{row[1]:>8}{row[2]:>6}{row[3]:>7}")
-
-
-def _record(plan: Plan, options: RunOptions, store: Store) -> None:
-    """Keep the points under the sweep's name; single runs gather under theirs instead of replacing each other."""
-    path = store.root / "sweeps" / f"{options.sweep}.json"
-    points = {digest(record["config"]): record for record in (point.record() for point in plan.points)}
-    with store.lock("sweeps"):
-        if options.sweep == SINGLE and path.exists():
-            points = {**json.loads(path.read_text())["points"], **points}
-        write_json(path, {"name": options.sweep, "written": time.time(), "points": points})
-
-
-SINGLE = "single"
-"""Name under which runs without a sweep gather."""
+def _last_line(sweep: str, plan: Plan, summary: Summary) -> str:
+    empty = sum(point.nodes["train"].key in summary.empty for point in plan.points)
+    counts = {
+        "nodes computed": len(summary.computed),
+        "found done": len(summary.done),
+        "equal to others": len(summary.aliased),
+        "failed": len(summary.failed),
+        "not done": len(summary.blocked) + len(summary.alive),
+    }
+    if summary.retried:
+        counts["attempts repeated"] = summary.retried.total()
+    said = ", ".join(f"{count} {name}" for name, count in counts.items())
+    return f"{sweep}: {len(plan.points)} points; {said}; {empty} points empty; {summary.seconds:.0f} s"

@@ -17,6 +17,8 @@ from harness.positions import check_pair
 
 T = TypeVar("T")
 
+KeepWeights = Literal["none", "best", "all"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
@@ -226,10 +228,12 @@ class JudgeConfig:
 class ClusterConfig:
     """Where the work runs; never part of a key."""
 
-    name: Literal["debug"]
-    """`debug` runs every node in this process, one after the other."""
+    name: Literal["debug", "local"]
+    """`debug`: every node in this process, one after the other; `local`: worker processes on this machine."""
+    workers: int | None
+    """`local`: worker processes; None means one per accelerator, or without any one per `threads` CPU cores."""
     threads: int | None
-    """CPU threads; None means all cores."""
+    """CPU threads of each process; None means an equal share of the cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,7 +263,11 @@ class RunOptions:
     sweep: str
     """Name under which the points are recorded."""
     dry_run: bool
-    """Plan and print, but do no work."""
+    """Plan, print and write `plan.json`, but do no work."""
+    wait: bool
+    """Follow nodes that other commands are at until they are done; otherwise leave them to those."""
+    keep_weights: KeepWeights
+    """Trained weights that stay: of no cell, of the best of each policy and evaluation, or of all."""
     cluster: ClusterConfig
 
 
@@ -413,6 +421,36 @@ def _at(config: Any, path: str) -> Any:
     for name in path.split("."):
         config = getattr(config, name)
     return config
+
+
+def used(config: Config) -> dict[str, Any]:
+    """Every setting under its dotted name; None where this point makes no use of it.
+
+    Points that differ only in what they do not use are one point.
+    """
+    unused = _unused(config)
+    flat = flatten(config)
+    return {name: None if any(_within(name, path) for path in unused) else value for name, value in flat.items()}
+
+
+def _unused(config: Config) -> list[str]:
+    """Dotted paths of settings, or of groups of them, without effect in this point."""
+    paths = ["sampler.pool"]
+    if config.construction.name != "position":
+        paths.append("pair")
+    if config.construction.name != "sweet_spot":
+        paths += ["construction.draws", "construction.among", "construction.seed"]
+    if config.train.method != "lora":
+        paths.append("train.lora")
+    if config.train.max_steps is not None:
+        paths.append("train.epochs")
+    if config.evaluate.temperature == 0:
+        paths += ["evaluate.top_p", "evaluate.seed"]
+    return paths
+
+
+def _within(name: str, path: str) -> bool:
+    return name == path or name.startswith(f"{path}.")
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

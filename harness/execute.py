@@ -1,258 +1,159 @@
-"""Doing a plan: what is neither done nor impossible, one node after the other, in this process."""
+"""Doing a plan: everything that is neither done nor in other hands, in this process or by local workers."""
 
-import ctypes
-import importlib
-import os
-import platform
-import shutil
-import subprocess
 import time
-import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
-from importlib import metadata
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
-from harness.errors import PrefsweepError
-from harness.keys import canonical
+from harness.config import ClusterConfig
+from harness.perform import Ending, default_threads, free_memory, perform, prepare_process
 from harness.plan import Node, Plan
 from harness.progress import Reporter
-from harness.stages import Context, Outcome, Stage
-from harness.stages.pairs import why_empty
-from harness.store import Artifact, BusyError, Manifest, Rows, Store
+from harness.retention import Retention
+from harness.schedule import Schedule, Summary
+from harness.store import RETRY, Artifact, Store, StoreError, mixed
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-"""Parameters of glibc's mallopt, from malloc.h."""
+POLL = 0.5
+"""Seconds between two looks at nodes in the hands of other commands."""
+
+WAITING = "waiting for what other commands are at"
 
 _LOG_LINES = 5
 """Last lines of a failure's log that the end of a run shows."""
 
-
-@dataclass(kw_only=True)
-class Summary:
-    """How each node of a plan ended, by key."""
-
-    done: list[str] = field(default_factory=list)
-    """Found in the store."""
-    computed: list[str] = field(default_factory=list)
-    aliased: list[str] = field(default_factory=list)
-    """Equal in content to a node that is done."""
-    empty: dict[str, str] = field(default_factory=dict)
-    """Cells without rows, and what hangs on them, with the reason."""
-    failed: dict[str, Path] = field(default_factory=dict)
-    """Failed nodes, with their logs."""
-    blocked: list[str] = field(default_factory=list)
-    """Not tried, since something they need failed or is in other hands."""
-    seconds: float = 0.0
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything that can exist exists."""
-        return not self.failed and not self.blocked
+_NAMED = 3
+"""Nodes that an error names one by one."""
 
 
-def execute(plan: Plan, store: Store, reporter: Reporter, threads: int | None) -> Summary:
-    """Do every node of a plan that is not done; a failure stops only what depends on it."""
-    summary = Summary()
+def execute(
+    plan: Plan, store: Store, reporter: Reporter, cluster: ClusterConfig, retention: Retention, *, wait: bool = True
+) -> Summary:
+    """Do every node of a plan that is not done; a failure stops only what depends on it.
+
+    Args:
+        wait: follow nodes that other commands are at until they are done; otherwise leave them.
+
+    Raises:
+        StoreError: the store holds parts that do not belong together, or weights that are needed were released.
+    """
     started = time.monotonic()
-    artifacts: dict[str, Artifact] = {}
-    for key, node in plan.nodes.items():
-        if (found := store.find(node.stage, key)) is not None:
-            artifacts[key] = found
-            summary.done.append(key)
-    todo = [node for key, node in plan.nodes.items() if key not in artifacts]
-    if todo:
-        _prepare_process(threads)
-    for number, node in enumerate(todo, 1):
-        if (damaged := store.damaged(node.stage, node.key)) is not None:
+    found = plan.found(store)
+    check_parts(plan, found)
+    check_weights(plan, found)
+    for node in plan.nodes.values():
+        if node.key not in found and (damaged := store.damaged(node.stage, node.key)) is not None:
             reporter.line(f"damaged: {damaged} misses files or has wrong sizes; it is made again")
-        _settle(node, f"[{number}/{len(todo)}] {node.stage} {node.slug}", store, reporter, artifacts, summary, threads)
+    schedule = Schedule(plan, store, found)
+    for line in schedule.news():
+        reporter.line(line)
+    if schedule.left:
+        if cluster.name == "local":
+            from harness.workers import run_workers
+
+            run_workers(schedule, reporter, cluster, retention, wait=wait)
+        else:
+            _run_here(schedule, reporter, cluster, retention, wait=wait)
+    for line in retention.at_the_end():
+        reporter.line(line)
+    summary = schedule.close()
     summary.seconds = time.monotonic() - started
     return summary
 
 
-def _settle(
-    node: Node,
-    label: str,
-    store: Store,
-    reporter: Reporter,
-    artifacts: dict[str, Artifact],
-    summary: Summary,
-    threads: int | None,
-) -> None:
-    """Bring one node to its end, and enter it in the summary."""
-    reason = next((summary.empty[p.key] for p in node.parents if p.key in summary.empty), None)
-    if reason is not None:
-        summary.empty[node.key] = reason
-    elif any(p.key not in artifacts for p in node.parents):
-        summary.blocked.append(node.key)
-    elif node.stage == "train" and (reason := why_empty(artifacts[node.inputs["pairs"][0].key])):
-        summary.empty[node.key] = reason
-        reporter.line(f"{label}: empty ({reason})")
-    else:
-        started = time.monotonic()
-        try:
-            artifact, how = _do(node, label, store, reporter, artifacts, threads)
-        except BusyError as error:
-            summary.blocked.append(node.key)
-            reporter.line(f"{label}: {error}")
-        except Exception as error:  # one node's failure must not end the others' work; it is logged and reported
-            summary.failed[node.key] = _log_failure(store, node, error)
-            reporter.line(f"{label}: FAILED: {_first_line(error)}")
-        else:
-            artifacts[node.key] = artifact
-            getattr(summary, how).append(node.key)
-            note = "equal to one that is done" if how == "aliased" else f"{time.monotonic() - started:.1f} s"
-            reporter.line(f"{label}: {note}{_accounting(artifact)}")
+def check_parts(plan: Plan, found: Mapping[str, Artifact]) -> None:
+    """Refuse a store in which something was made from another input than the one that is there now.
 
-
-def _accounting(artifact: Artifact) -> str:
-    rows = artifact.manifest.rows
-    dropped = ", ".join(f"{reason} {count}" for reason, count in rows["dropped"].items())
-    return f", {rows['kept']} of {rows['taken']} rows" + (f" (dropped: {dropped})" if dropped else "")
-
-
-def _do(
-    node: Node,
-    label: str,
-    store: Store,
-    reporter: Reporter,
-    artifacts: Mapping[str, Artifact],
-    threads: int | None,
-) -> tuple[Artifact, str]:
-    """Compute a node, or find that its content stands already; returns the artifact and which of the two it was."""
-    content = node.key_with({n: [artifacts[p.key].manifest.content_id for p in ps] for n, ps in node.inputs.items()})
-    with store.claim(node.key) as work:
-        if (found := store.find(node.stage, node.key)) is not None:  # done by another process in the meantime
-            return found, "done"
-        if content != node.key and (equal := store.find_content(content)) is not None:
-            return _publish_alias(node, store, work, equal), "aliased"
-        groups = {**node.inputs, **node.uses}
-        context = Context(
-            inputs={name: tuple(artifacts[p.key] for p in parents) for name, parents in groups.items()},
-            params=node.params,
-            work=work,
-            reporter=reporter,
-            label=label,
+    Raises:
+        StoreError: names what does not belong together.
+    """
+    wrong = []
+    for key, artifact in found.items():
+        parents = [found[p.key] for p in plan.nodes[key].parents if p.key in found]
+        wrong += [
+            f"{artifact.manifest.stage} {key} was made from another {other}" for other in mixed(artifact, parents)
+        ]
+    if wrong:
+        more = f", and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+        raise StoreError(
+            f"store: parts of two stores are mixed: {'; '.join(wrong[:_NAMED])}{more}. `sweepctl verify` sets aside "
+            "what does not belong, and the same command then makes it anew"
         )
-        started, clock = time.time(), time.monotonic()
-        outcome = _stage(node.stage).run(context, node.spec)
-        provenance = {
-            **_versions(),
-            "threads": threads or os.cpu_count(),
-            "started": started,
-            "seconds": time.monotonic() - clock,
-        }
-        manifest = _manifest(node, outcome, outcome.content or content, provenance)
-        return store.publish(work, manifest, node.slug), "computed"
 
 
-def _stage(name: str) -> Stage:
-    module: Any = importlib.import_module(f"harness.stages.{name}")
-    return module  # type: ignore[no-any-return]
+def check_weights(plan: Plan, found: Mapping[str, Artifact]) -> None:
+    """Refuse to begin where something to do needs weights that are no longer there.
 
-
-def _manifest(node: Node, outcome: Outcome, content: str, provenance: Mapping[str, Any]) -> Manifest:
-    return Manifest(
-        stage=node.stage,
-        stage_version=node.version,
-        key=node.key,
-        content_id=content,
-        spec=canonical(node.spec),
-        inputs={name: [p.key for p in parents] for name, parents in node.inputs.items()},
-        rows=asdict(outcome.rows),
-        measures=dict(outcome.measures),
-        files={},
-        provenance=dict(provenance),
-    )
-
-
-def _publish_alias(node: Node, store: Store, work: Path, equal: Artifact) -> Artifact:
-    """Name an artifact of equal content as this node's; nothing is copied."""
-    for leftover in work.iterdir():  # of an interrupted run; an alias holds nothing of its own
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    original = equal.manifest
-    outcome = Outcome(rows=Rows(**original.rows), measures=original.measures)
-    manifest = _manifest(node, outcome, original.content_id, original.provenance)
-    alias = Manifest(**{**asdict(manifest), "alias_of": str(equal.folder.relative_to(store.root))})
-    return Artifact(equal.folder, store.publish(work, alias, node.slug).manifest)
-
-
-def _prepare_process(threads: int | None) -> None:
-    """Fix the number of CPU threads (float32 results are the same only for the same number) and keep freed memory."""
-    import torch
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # One process, one device: with several in sight the trainer would multiply the batch.
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
-    torch.set_num_threads(threads or os.cpu_count() or 1)
-    if platform.libc_ver()[0] == "glibc":
-        # By default glibc hands every large block back to the kernel and faults it in anew, page by page: a
-        # quarter or more of a training's time on a CPU, whose temporaries are hundreds of megabytes.
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-@lru_cache(maxsize=1)
-def _versions() -> dict[str, Any]:
-    """What made an artifact: package versions, code commit, machine."""
-    packages = ("prefsweep", "torch", "transformers", "trl", "peft", "numpy", "pyarrow")
-    found = {}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return {
-        "versions": found,
-        "python": platform.python_version(),
-        "commit": _commit(),
-        "device": _device(),
-        "host": platform.node(),
+    Raises:
+        StoreError: names the cell, and says how to have it back.
+    """
+    needed = {
+        parent.key: parent
+        for node in plan.nodes.values()
+        if node.key not in found
+        for parent in node.parents
+        if parent.stage == "train" and parent.key in found and found[parent.key].manifest.released
     }
+    if needed:
+        node = next(iter(needed.values()))
+        raise StoreError(
+            f"keep_weights: the answers to do need the weights of {len(needed)} trained cells, which were released "
+            f"(first: {node.slug}); {RETRY.format(' '.join(needed))}"
+        )
 
 
-def _commit() -> str | None:
-    """Commit of the code, with `+` where files differ from it; None outside a checkout."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        command = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+def _run_here(
+    schedule: Schedule, reporter: Reporter, cluster: ClusterConfig, retention: Retention, *, wait: bool
+) -> None:
+    """Every node in this process, one after the other."""
+    threads = default_threads(cluster.threads)
+    prepare_process(threads)
+    for node in _next_nodes(schedule, reporter, wait=wait):
+        attempt, label = schedule.attempt(node), schedule.label(node)
+        ending = perform(node, schedule.store, reporter, label, threads, attempt)
+        if settle(schedule, node, label, ending, reporter, retention):
+            free_memory()
 
 
-def _device() -> str:
-    import torch
+def _next_nodes(schedule: Schedule, reporter: Reporter, *, wait: bool) -> Iterator[Node]:
+    """Nodes to do, one by one, until nothing is left or what is left is not ours."""
+    told = False
+    while schedule.left:
+        if (node := schedule.take()) is not None:
+            yield node
+        elif not (schedule.waiting and wait):
+            return
+        elif not schedule.poll():
+            if not told:
+                reporter.line(WAITING)
+            told = True
+            time.sleep(POLL)
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({platform.machine()})"
 
-
-def _log_failure(store: Store, node: Node, error: Exception) -> Path:
-    """Keep the whole story of a failure; a user's error needs no traceback."""
-    path = store.root / "logs" / f"{node.stage}-{node.key}.log"
-    detail = str(error) if isinstance(error, PrefsweepError) else "".join(traceback.format_exception(error))
-    path.write_text(f"{node.stage} {node.slug} {node.key}\n{detail.rstrip()}\n")
-    return path
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def settle(
+    schedule: Schedule, node: Node, label: str, ending: Ending, reporter: Reporter, retention: Retention
+) -> bool:
+    """Enter how an attempt ended, and say so; returns whether the node will be tried again."""
+    again = schedule.settle(node, ending)
+    notes = {
+        "failed": f"FAILED: {ending.text}" + ("; it is tried again" if again else ""),
+        "done": "done by another command",
+    }
+    reporter.line(f"{label}: {notes.get(ending.how, ending.text)}")
+    for line in (*schedule.news(), *retention.after(node)):
+        reporter.line(line)
+    return again
 
 
 def failure_report(summary: Summary, plan: Plan) -> Sequence[str]:
-    """Every failure with the last lines of its log."""
+    """Every failure with the last lines of its log, and what was not done."""
     lines: list[str] = []
-    for key, path in summary.failed.items():
+    for key, ending in summary.failed.items():
         node = plan.nodes[key]
-        lines.append(f"failed: {node.stage} {node.slug} (log: {path})")
-        lines += [f"    {line}" for line in path.read_text().splitlines()[-_LOG_LINES:]]
+        lines.append(f"failed: {node.stage} {node.slug} (log: {ending.log or 'could not be written'})")
+        story = ending.log.read_text(encoding="utf-8").splitlines() if ending.log else [ending.text]
+        lines += [f"    {line}" for line in story[-_LOG_LINES:]]
     if summary.blocked:
         lines.append(f"not done, since something they need is not there: {len(summary.blocked)} nodes")
+    if summary.alive:
+        lines.append(f"in the hands of other commands: {len(summary.alive)} nodes; the same command again follows them")
+    if summary.stopped:
+        lines.append(f"stopped: the store cannot be written: {summary.stopped}; the same command goes on from here")
     return lines

@@ -42,14 +42,22 @@ def plain(composed: DictConfig) -> dict[str, Any]:
     return {str(name): value for name, value in data.items()}  # type: ignore[union-attr]
 
 
-def run(points: Callable[[], Sequence[DictConfig]]) -> None:
-    """Run composed points and end the process with an honest exit code; a user's error is one line on stderr."""
+def run(points: Callable[[], Sequence[dict[str, Any]]], *, plan_dir: Path) -> None:
+    """Run composed points and end the process with an honest exit code; a user's error is one line on stderr.
+
+    Args:
+        points: gives the points as plain data; its errors are reported like those of the run.
+        plan_dir: where a dry run writes its plan.
+    """
     from harness import app
 
     try:
-        code = app.run([plain(point) for point in points()])
+        code = app.run(points(), plan_dir=plan_dir)
     except PrefsweepError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        code = 130
     if code:
         sys.exit(code)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import prompts as prompt_files
-from harness.config import Config, flatten
+from harness.config import Config, used
 from harness.engines.embedding import find_model_folder
 from harness.errors import ConfigError
 from harness.keys import digest, node_key
@@ -17,7 +17,7 @@ from harness.positions import POSITIONS
 from harness.prompts import PromptSet, block_of
 from harness.stages import judge, model, pairs, reference, respond, sample, score, select, train
 from harness.stages import prompts as prompts_stage
-from harness.store import Store, file_record
+from harness.store import Artifact, Store, file_record
 
 STAGES = ("model", "prompts", "sample", "score", "select", "reference", "pairs", "train", "respond", "judge")
 """The stages in the order of the data."""
@@ -53,6 +53,8 @@ class Node:
     """Nodes that this one reads, but whose relevant content is in its spec already."""
     params: Mapping[str, Any] = field(default_factory=dict)
     """What the work needs but does not depend on, such as paths."""
+    units: int = 1
+    """Responses, answers or comparisons that this node is about, where it is about any; for estimates."""
 
     @property
     def version(self) -> int:
@@ -69,6 +71,12 @@ class Node:
         return node_key(self.stage, self.version, self.spec, {k: list(v) for k, v in inputs.items()})
 
     @property
+    def loads(self) -> str:
+        """What a worker has to load for this node, and keeps for the next that needs the same; empty if nothing."""
+        base = {"sample": "policy", "reference": "policy", "respond": "reference"}.get(self.stage, "")
+        return self.inputs[base][0].key if base in self.inputs else ""
+
+    @property
     def parents(self) -> Iterator["Node"]:
         """All nodes that must be done first."""
         for group in (*self.inputs.values(), *self.uses.values()):
@@ -80,26 +88,18 @@ class Point:
     """One configuration with its nodes."""
 
     config: Config
-    pairs: Node
-    train: Node
-    respond: Node
-    judge: Node
+    nodes: Mapping[str, Node]
+    """The point's own: `pairs`, `train`, `respond`, `judge`."""
 
-    def record(self) -> dict[str, Any]:
-        """The point as kept with its sweep."""
-        nodes = {name: getattr(self, name).key for name in _POINT_NODES}
-        upstream = {node.key: node.stage for node in _ancestors(self.pairs)}
-        return {"config": flatten(self.config), "nodes": nodes, "upstream": upstream}
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Every setting that the point uses, under its dotted name; None for those that it does not."""
+        return used(self.config)
 
-
-def _ancestors(node: Node) -> Iterator[Node]:
-    """Everything that must be done before a node; shared ancestors come more than once."""
-    for parent in node.parents:
-        yield parent
-        yield from _ancestors(parent)
-
-
-_POINT_NODES = ("pairs", "train", "respond", "judge")
+    @cached_property
+    def id(self) -> str:
+        """Hash of the settings."""
+        return digest(self.settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,18 +117,23 @@ class Plan:
         counts = Counter(self.nodes[key].stage for key in (self.nodes if keys is None else keys))
         return {stage: counts[stage] for stage in STAGES}
 
-    def done(self, store: Store) -> list[str]:
-        """Keys of the nodes that the store holds."""
-        return [key for key, node in self.nodes.items() if store.find(node.stage, key) is not None]
+    def found(self, store: Store) -> dict[str, Artifact]:
+        """Artifacts of the nodes that the store holds, by key."""
+        found = {key: store.find(node.stage, key) for key, node in self.nodes.items()}
+        return {key: artifact for key, artifact in found.items() if artifact is not None}
 
 
 def make_plan(configs: Sequence[Config]) -> Plan:
-    """Plan all points together.
+    """Plan all points together; points that differ only in settings without effect are one.
 
     Raises:
         ConfigError: unreadable prompts, a missing model folder; nothing has been done by then.
     """
     builder = _Builder()
+    distinct: dict[str, Config] = {}
+    for config in configs:
+        distinct.setdefault(digest(used(config)), config)
+    configs = list(distinct.values())
     own, unshared = [], []
     for config in configs:
         start = len(builder.asked)
@@ -205,8 +210,10 @@ class _Builder:
             spec=judge.Spec(engine=config.judge.engine),
             inputs={"answers": (answers,), "references": (references,)},
             uses={"instructions": (frozen,)},
+            units=len(instructions.prompts),
         )
-        return Point(config=config, pairs=rows, train=trained, respond=answers, judge=verdicts)
+        nodes = {"pairs": rows, "train": trained, "respond": answers, "judge": verdicts}
+        return Point(config=config, nodes=nodes)
 
     def policy(self, config: Config) -> Node:
         policy = config.policy
@@ -262,6 +269,7 @@ class _Builder:
                 ),
                 inputs={"policy": (policy,)},
                 uses={"prompts": (frozen,)},
+                units=len(ids) * sampler.sample_block,
             )
 
     def score(self, config: Config, responses: Node, frozen: Node) -> Node:
@@ -271,6 +279,7 @@ class _Builder:
             spec=score.check_weights(score.Spec(engine=config.reward.engine, weights=config.reward.weights)),
             inputs={"responses": (responses,)},
             uses={"prompts": (frozen,)},
+            units=responses.units,
         )
 
     def select(self, config: Config, scored: list[Node]) -> Node:
@@ -354,6 +363,7 @@ class _Builder:
             ),
             inputs={"model": (answering,), "reference": (policy,)},
             uses={"instructions": (frozen,)},
+            units=len(instructions.prompts),
         )
 
     def reachable(self, points: Sequence[Point]) -> dict[str, Node]:
@@ -367,7 +377,7 @@ class _Builder:
                 ordered[node.key] = node
 
         for point in points:
-            visit(point.judge)
+            visit(point.nodes["judge"])
         return ordered
 
 

@@ -2,38 +2,46 @@
 
 store/<stage>/<slug>-<key>/     tables or weights, and manifest.json, written last
 store/content/<content id>      where content that equals a finished node's lives
-store/work/<key>/               work in hand: shards and checkpoints that a re-run goes on from
-store/sweeps/<name>.json        the points of a sweep
+store/work/<key>/               work in hand, and who holds the right to it; see `harness.claims`
+store/sweeps/<name>.json        the points and nodes of a sweep; see `harness.record`
 store/logs/<stage>-<key>.log    the last failure of a node
 """
 
-import fcntl
+import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from harness import tables
+from harness import claims, tables
+from harness.claims import BusyError, LostClaimError, Owner
 from harness.errors import PrefsweepError
+from harness.keys import digest
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout; a store of another version is refused."""
+
+
+UNUSABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+"""What an operating system says where no node can be done: disk full, over quota, read-only, forbidden."""
+
+_SETTLED = 2.0
+"""Seconds after which a change of a folder has surely got another time stamp than the one before."""
+
+_LOCK_POLL = 0.05
 
 
 class StoreError(PrefsweepError):
     """A store that cannot be used, or an artifact that is damaged."""
-
-
-class BusyError(PrefsweepError):
-    """Another process is at work on the node."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +78,12 @@ class Manifest:
     """Versions, code commit, device, threads, start, seconds."""
     alias_of: str | None = None
     """Folder in the store, relative to it, that holds the content."""
+    digest: str = ""
+    """Hash of the files' hashes when the artifact was published; an alias has its original's."""
+    made_from: Mapping[str, str] = field(default_factory=dict)
+    """The digest of every artifact that this one was made from, by key."""
+    released: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Files that were whole once and were given up for their space; the node still counts as done."""
 
 
 class Artifact:
@@ -86,10 +100,20 @@ class Artifact:
 
     @cached_property
     def model_path(self) -> Path:
-        """Folder of the weights that this artifact holds or points to."""
+        """Folder of the weights that this artifact holds or points to.
+
+        Raises:
+            StoreError: the weights were released.
+        """
+        if self.manifest.released:
+            raise StoreError(f"the weights of {self.folder.name} were released; {RETRY.format(self.manifest.key)}")
         pointer = json.loads((self.folder / "model.json").read_text())
         path = Path(pointer["path"])
         return path if path.is_absolute() else (self.folder / path).resolve()
+
+
+RETRY = "`sweepctl retry {}`, then the same command again, makes them anew"
+"""What to do about released weights; formatted with the key."""
 
 
 class Store:
@@ -97,6 +121,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+        self._seen: dict[str, tuple[int, dict[str, list[str]]]] = {}
 
     def prepare(self) -> "Store":
         """Create the folders, and refuse a store of another format.
@@ -135,19 +160,53 @@ class Store:
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """The whole artifact of a node, following an alias; None where there is none."""
-        for folder in (self.root / stage).glob(f"*-{key}"):
+        for folder in self._folders(stage, key):
             if (manifest := usable_manifest(folder)) is None:
                 continue
             if manifest.alias_of is None:
                 return Artifact(folder, manifest)
-            if usable_manifest(self.root / manifest.alias_of) is not None:
-                return Artifact(self.root / manifest.alias_of, manifest)
+            original = usable_manifest(self.root / manifest.alias_of)
+            if original is not None:
+                # What was released of the original is not there for its aliases either.
+                return Artifact(self.root / manifest.alias_of, replace(manifest, released=original.released))
         return None
 
     def damaged(self, stage: str, key: str) -> Path | None:
         """The folder of a node's artifact that is there but cannot be used; None where it is absent or whole."""
-        folders = list((self.root / stage).glob(f"*-{key}"))
+        folders = self._folders(stage, key)
         return folders[0] if folders and self.find(stage, key) is None else None
+
+    def forget(self) -> None:
+        """Look afresh at every folder, whatever its time stamp says."""
+        self._seen.clear()
+
+    def folders(self, stage: str) -> list[Path]:
+        """Every folder of a stage, whole or not, by name."""
+        return [self.root / stage / name for names in self._names(stage).values() for name in sorted(names)]
+
+    def stages(self) -> list[str]:
+        """Stages of which the store has anything."""
+        own = {"content", "work", "sweeps", "logs"}
+        return sorted(e.name for e in os.scandir(self.root) if e.is_dir() and e.name not in own)
+
+    def _folders(self, stage: str, key: str) -> list[Path]:
+        return [self.root / stage / name for name in self._names(stage).get(key, ())]
+
+    def _names(self, stage: str) -> dict[str, list[str]]:
+        """Folder names of a stage by key; the folder is read again only after it has changed."""
+        folder = self.root / stage
+        try:
+            changed = folder.stat().st_mtime_ns
+        except FileNotFoundError:
+            return {}
+        seen = self._seen.get(stage)
+        if seen is not None and seen[0] == changed and time.time() - changed / 1e9 > _SETTLED:
+            return seen[1]
+        names: dict[str, list[str]] = {}
+        for name in os.listdir(folder):
+            names.setdefault(name.rpartition("-")[2], []).append(name)
+        self._seen[stage] = changed, names
+        return names
 
     def find_content(self, content_id: str) -> Artifact | None:
         """An artifact with this content, whichever node made it."""
@@ -161,27 +220,29 @@ class Store:
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Wait for, and hold, the one right to rewrite what `name` stands for."""
-        with (self.root / f"{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with ExitStack() as held:
+            while True:
+                try:
+                    held.enter_context(claims.hold(self.root / "work" / name))
+                    break
+                except BusyError:
+                    time.sleep(_LOCK_POLL)
             yield
 
     @contextmanager
     def claim(self, key: str) -> Iterator[Path]:
         """Hold the one right to work on a node; yields its work folder, which outlives a crash.
 
-        The lock belongs to the open file, so the kernel frees it however the process ends.
-
         Raises:
-            BusyError: another process holds it.
+            BusyError: a living process holds it.
         """
-        work = self.root / "work" / key
-        work.mkdir(parents=True, exist_ok=True)
-        with (self.root / "work" / f"{key}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BusyError(f"node {key} is being worked on by another process") from None
-            yield work
+        with claims.hold(self.root / "work" / key) as claim:
+            self.forget()
+            yield claim.work
+
+    def owner(self, key: str) -> Owner | None:
+        """Who is at work on a node right now; None where nobody is."""
+        return claims.alive(self.root / "work" / key)
 
     def publish(self, work: Path, manifest: Manifest, slug: str) -> Artifact:
         """Turn a work folder into an artifact: hash its files, write the manifest, then rename.
@@ -189,7 +250,8 @@ class Store:
         Raises:
             StoreError: the artifact exists already.
         """
-        whole = Manifest(**{**asdict(manifest), "files": _inventory(work)})
+        files = _inventory(work)
+        whole = replace(manifest, files=files, digest=manifest.digest or digest_of(files))
         write_json(work / "manifest.json", asdict(whole))
         _sync_folder(work)
         target = self.folder(manifest.stage, slug, manifest.key)
@@ -201,7 +263,11 @@ class Store:
             self._index(manifest.content_id, target)
         try:
             work.rename(target)
+        except FileNotFoundError:
+            raise LostClaimError(f"node {manifest.key}: another process took it over; its result counts") from None
         except OSError as error:
+            if error.errno in UNUSABLE:
+                raise
             raise StoreError(f"store: cannot publish {target}: {error.strerror}") from None
         _sync_folder(target.parent)
         return Artifact(target, whole)
@@ -211,6 +277,22 @@ class Store:
         partial = pointer.with_name(f"{content_id}.{os.getpid()}.partial")
         partial.write_text(str(folder.relative_to(self.root)) + "\n")
         partial.replace(pointer)
+
+    def release(self, artifact: Artifact, folder: str) -> int:
+        """Give up the files below `folder` of an artifact, for their space; returns the bytes.
+
+        The manifest is written first: it says at no moment that a file is there which is not.
+        """
+        released = {name: r for name, r in artifact.manifest.files.items() if name.startswith(f"{folder}/")}
+        kept = {name: r for name, r in artifact.manifest.files.items() if name not in released}
+        manifest = replace(artifact.manifest, files=kept, released={**artifact.manifest.released, **released})
+        write_json(artifact.folder / "manifest.json", asdict(manifest))
+        shutil.rmtree(artifact.folder / folder, ignore_errors=True)
+        return sum(record["bytes"] for record in released.values())
+
+    def set_aside(self, folder: Path) -> None:
+        """Take an artifact out of use, so that its node is made again; its files stay until then."""
+        (folder / "manifest.json").rename(folder / "manifest.damaged.json")
 
     def verify(self, artifact: Artifact) -> list[str]:
         """Names of the artifact's files that are missing or changed, by size and sha256."""
@@ -243,6 +325,17 @@ def usable_manifest(folder: Path) -> Manifest | None:
         if not path.is_file() or path.stat().st_size != record["bytes"]:
             return None
     return manifest
+
+
+def digest_of(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """One hash of many files, by their names and hashes."""
+    return digest({name: record["sha256"] for name, record in files.items()})
+
+
+def mixed(artifact: Artifact, parents: Sequence[Artifact]) -> list[str]:
+    """Keys of the parents that are not those which an artifact was made from: parts of two stores have been mixed."""
+    made_from = artifact.manifest.made_from
+    return [p.manifest.key for p in parents if made_from.get(p.manifest.key, p.manifest.digest) != p.manifest.digest]
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,6 +1,7 @@
 """The sweeper: all points of a command, composed and planned together."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -71,7 +72,9 @@ class PlanningSweeper:
 
     def sweep(self, arguments: list[str]) -> None:
         """Compose all points and run them as one plan."""
-        hydra_app.run(lambda: self._compose(arguments))
+        assert self._given is not None
+        plan_dir = Path(self._given[1].hydra.sweep.dir)
+        hydra_app.run(lambda: [hydra_app.plain(p) for p in self._compose(arguments)], plan_dir=plan_dir)
 
     def _compose(self, arguments: list[str]) -> list[DictConfig]:
         assert self._given is not None

@@ -107,7 +107,7 @@ class Shelf:
         work = self._root / name
         work.mkdir()
         groups = {n: (a,) if isinstance(a, Artifact) else tuple(a) for n, a in inputs.items()}
-        return Context(inputs=groups, params={}, work=work, reporter=quiet(), label="test")
+        return Context(inputs=groups, params={}, store=self.store.root, work=work, reporter=quiet(), label="test")
 
 
 def written(context: Context, name: str) -> list[Row]:

@@ -1,14 +1,15 @@
 """Configurations for tests, composed by Hydra out of the real conf folder."""
 
+import dataclasses
 from functools import lru_cache
 from typing import Any
 
 import hydra
 
 from harness import hydra_app
-from harness.config import Config, check, read
+from harness.config import Config, RunOptions, check, read
 
-OPTIONS = ("store", "sweep", "dry_run", "cluster")
+OPTIONS = tuple(f.name for f in dataclasses.fields(RunOptions))
 
 
 @lru_cache(maxsize=256)

@@ -13,12 +13,13 @@ from rich.console import Console
 
 from harness import app, hydra_app
 from harness import execute as execution
+from harness import record as records
 from harness.errors import ConfigError
-from harness.execute import Summary
 from harness.keys import digest
 from harness.plan import STAGES
 from harness.positions import PAIRS
 from harness.progress import Reporter
+from harness.schedule import Summary
 from harness.store import Store, StoreError, write_json
 from tests.configs import composed
 
@@ -33,8 +34,8 @@ class Ended(NamedTuple):
     err: str
 
     def plan(self) -> dict[str, tuple[int, ...]]:
-        """Counts of the plan's table by stage: unshared, shared, done, to do."""
-        rows = re.findall(r"^  ([a-z]+) +(\d+) +(\d+) +(\d+) +(\d+)$", self.err, re.MULTILINE)
+        """Counts of the plan's table by stage: unshared, shared, done, alive, to do."""
+        rows = re.findall(r"^  ([a-z]+) +(\d+) +(\d+) +(\d+) +(\d+) +(\d+)$", self.err, re.MULTILINE)
         return {stage: tuple(map(int, counts)) for stage, *counts in rows}
 
     def points(self) -> int:
@@ -56,8 +57,8 @@ def test_a_dry_run_shows_the_plan_and_does_nothing(tmp_path: Path) -> None:
     assert ended.code == 0, ended.err
     assert ended.points() == 1
     counts = dict.fromkeys(STAGES, 1) | {"prompts": 2, "sample": 2, "score": 2, "respond": 2}
-    assert ended.plan() == {stage: (count, count, 0, count) for stage, count in counts.items()}
-    assert list(tmp_path.iterdir()) == []
+    assert ended.plan() == {stage: (count, count, 0, 0, count) for stage, count in counts.items()}
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 
 def test_a_glob_over_the_pairs_is_all_21_of_them(tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_a_glob_over_the_pairs_is_all_21_of_them(tmp_path: Path) -> None:
     assert ended.code == 0, ended.err
     assert ended.points() == ended.plan()["train"][1] == len(PAIRS)
     assert ended.plan()["select"][1] == 1
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 
 BROKEN = '{"prompt": "good"}\n{"prompt": \n'
@@ -148,9 +149,8 @@ def test_a_sweep_file_of_the_working_folder_is_found(tmp_path: Path) -> None:
     (tmp_path / "sweeps" / "mine.yaml").write_text(OWN)
     ended = harness(tmp_path, "+sweeps=mine", "dry_run=true")
     assert ended.code == 0, ended.err
-    assert ended.points() == 6
-    assert ended.plan()["train"][1] == 5
-    assert [path.name for path in tmp_path.iterdir()] == ["sweeps"]
+    assert ended.points() == ended.plan()["train"][1] == 5  # the second block asks for a point of the first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json", "sweeps"]
 
 
 def test_the_command_line_wins_over_the_blocks(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_the_command_line_wins_over_the_blocks(tmp_path: Path) -> None:
     (tmp_path / "sweeps" / "mine.yaml").write_text(OWN)
     ended = harness(tmp_path, "+sweeps=mine", "n=16", "pair=mu_min", "train.seed=0,1", "dry_run=true")
     assert ended.code == 0, ended.err
-    assert ended.points() == 3 * 2  # one value of n and one pair are left of each block
+    assert ended.points() == 2 * 2  # one value of n and one pair are left of each block; two blocks are one
     assert ended.plan()["select"][1] == 2  # of one n: every prompt, and the first 32
 
 
@@ -175,7 +175,7 @@ def test_a_wrong_block_is_named(tmp_path: Path) -> None:
 def idle(monkeypatch: pytest.MonkeyPatch) -> Summary:
     """No work is done; every node ends as this summary says."""
     summary = Summary()
-    monkeypatch.setattr(execution, "execute", lambda *_: summary)
+    monkeypatch.setattr(execution, "execute", lambda *_, **__: summary)
     return summary
 
 
@@ -198,7 +198,9 @@ def test_points_are_recorded_under_the_sweeps_name(tmp_path: Path, idle: Summary
     assert record["config"]["n"] == 8
     assert point_id == digest(record["config"])
     assert set(record["nodes"]) == {"pairs", "train", "respond", "judge"}
-    assert set(record["upstream"].values()) == {"model", "prompts", "sample", "score", "select", "reference"}
+    sweep = records.read(Store(tmp_path), "mine")
+    above = {sweep.nodes[key]["stage"] for key in sweep.ancestors(str(record["nodes"]["pairs"]))}
+    assert above == {"model", "prompts", "sample", "score", "select", "reference"}
 
 
 def test_points_that_share_all_their_work_stay_apart(tmp_path: Path, idle: Summary) -> None:
@@ -224,16 +226,18 @@ def test_the_exit_code_says_whether_all_is_done(tmp_path: Path, idle: Summary) -
     idle.empty["a cell"] = "no preference rows"
     assert run(tmp_path)[0] == 0
     idle.blocked.append("a node")
+    idle.alive.append("another")
     code, output = run(tmp_path)
     assert code == 1
     assert "not done, since something they need is not there: 1 nodes" in output
-    assert "single: 1 points; 0 nodes computed, 0 found done, 0 equal to others, 0 failed, 1 not done" in output
+    assert "in the hands of other commands: 1 nodes" in output
+    assert "single: 1 points; 0 nodes computed, 0 found done, 0 equal to others, 0 failed, 2 not done" in output
 
 
 @pytest.mark.parametrize("override", ["sweep=other", "store=elsewhere", "dry_run=true", "cluster.threads=3"])
 def test_options_of_a_run_cannot_be_swept(tmp_path: Path, idle: Summary, override: str) -> None:
     points = [composed(f"store={tmp_path}"), composed(f"store={tmp_path}", "n=8", override)]
-    with pytest.raises(ConfigError, match=r"^cluster, dry_run, store, sweep: .* cannot be swept"):
+    with pytest.raises(ConfigError, match=r"^cluster, dry_run, keep_weights, store, sweep, wait: .* cannot be swept"):
         app.run(points, Reporter(Console(file=io.StringIO())))
     assert list(tmp_path.iterdir()) == []
 

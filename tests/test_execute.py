@@ -9,11 +9,14 @@ import pytest
 from rich.console import Console
 
 from harness import execute as execution
-from harness import tables
+from harness import perform, tables
+from harness.config import ClusterConfig
 from harness.errors import ConfigError
-from harness.execute import Summary, execute, failure_report
+from harness.execute import execute, failure_report
 from harness.plan import Node, Plan
 from harness.progress import Reporter
+from harness.retention import Retention
+from harness.schedule import Summary
 from harness.stages import Context, Outcome
 from harness.store import Artifact, Rows, Store
 from tests.artifacts import manifest
@@ -24,6 +27,9 @@ class Spec:
     """A node's name decides all it does."""
 
     name: str
+
+
+HERE = ClusterConfig(name="debug", workers=None, threads=1)
 
 
 @dataclass
@@ -53,7 +59,8 @@ class FakeStages:
     def execute(self, plan: Plan) -> Summary:
         self.ran.clear()
         reporter = Reporter(Console(file=self.output, width=500))
-        return execute(plan, self.store, reporter, threads=1)
+        retention = Retention("all", plan, self.store)
+        return execute(plan, self.store, reporter, HERE, retention, wait=False)
 
     def find(self, node: Node) -> Artifact:
         found = self.store.find(node.stage, node.key)
@@ -64,9 +71,9 @@ class FakeStages:
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeStages:
     stages = FakeStages(Store(tmp_path / "store").prepare())
-    monkeypatch.setattr(execution, "_stage", lambda name: stages)
-    monkeypatch.setattr(execution, "_prepare_process", lambda threads: None)  # would import torch
-    monkeypatch.setattr(execution, "_versions", dict)
+    monkeypatch.setattr(perform, "_stage", lambda name: stages)
+    monkeypatch.setattr(execution, "prepare_process", lambda threads: None)  # would import torch
+    monkeypatch.setattr(perform, "provenance", dict)
     return stages
 
 
@@ -171,7 +178,9 @@ def test_a_failure_stops_only_what_depends_on_it(fake: FakeStages, pipeline: Pip
 def test_a_failure_is_logged_with_its_traceback_and_reported(fake: FakeStages, pipeline: Pipeline) -> None:
     fake.actions["sample"] = fail(RuntimeError("out of [memory]\nsecond line"))
     summary = fake.execute(pipeline.plan)
-    (log,) = summary.failed.values()
+    (ending,) = summary.failed.values()
+    log = ending.log
+    assert log is not None
     text = log.read_text()
     assert text.startswith(f"sample sample {pipeline.nodes['sample'].key}\n")
     assert "Traceback" in text
@@ -184,8 +193,9 @@ def test_a_failure_is_logged_with_its_traceback_and_reported(fake: FakeStages, p
 
 def test_a_users_error_is_logged_without_a_traceback(fake: FakeStages, pipeline: Pipeline) -> None:
     fake.actions["model"] = fail(ConfigError("policy.id: no such model"))
-    (log,) = fake.execute(pipeline.plan).failed.values()
-    assert log.read_text() == f"model model {pipeline.nodes['model'].key}\npolicy.id: no such model\n"
+    (ending,) = fake.execute(pipeline.plan).failed.values()
+    assert ending.log is not None
+    assert ending.log.read_text() == f"model model {pipeline.nodes['model'].key}\npolicy.id: no such model\n"
 
 
 def test_nothing_to_report_after_a_good_run(fake: FakeStages, pipeline: Pipeline) -> None:
@@ -271,9 +281,9 @@ def test_a_node_in_other_hands_is_not_done_and_not_failed(fake: FakeStages, pipe
     with fake.store.claim(pipeline.nodes["train_a"].key):
         summary = fake.execute(pipeline.plan)
     assert summary.failed == {}
-    assert summary.blocked == pipeline.keys("train_a", "respond_a", "judge_a")
+    assert summary.alive == pipeline.keys("train_a", "respond_a", "judge_a")
     assert not summary.ok
-    assert "is being worked on by another process" in fake.output.getvalue()
+    assert "is being worked on by process" in fake.output.getvalue()
     assert fake.execute(pipeline.plan).computed == pipeline.keys("train_a", "respond_a", "judge_a")
 
 

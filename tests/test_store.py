@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.store import Artifact, BusyError, Manifest, Rows, Store, StoreError, read_manifest, write_json
+from harness.claims import BusyError
+from harness.store import Artifact, Manifest, Rows, Store, StoreError, read_manifest, write_json
 from tests.artifacts import manifest
 
 KEY, OTHER = "00000000000000aa", "00000000000000bb"
@@ -216,7 +217,7 @@ def test_preparing_twice_changes_nothing(store: Store) -> None:
 def test_a_store_of_another_format_is_refused(store: Store) -> None:
     write_json(store.root / "store.json", {"format": 99})
     for use in (Store(store.root).prepare, Store(store.root).check):
-        with pytest.raises(StoreError, match=r"has format 99; this version reads format 1"):
+        with pytest.raises(StoreError, match=r"has format 99; this version reads format 2"):
             use()
 
 

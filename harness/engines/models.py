@@ -185,5 +185,13 @@ def release() -> None:
     import torch
 
     if torch.cuda.is_available():
-        _cached.cache_clear()
+        forget()
+
+
+def forget() -> None:
+    """Drop the models kept in memory."""
+    import torch
+
+    _cached.cache_clear()
+    if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -20,6 +20,8 @@ class Context:
     """Finished inputs by name, in the order of the plan."""
     params: Mapping[str, Any]
     """What is needed to do the work but does not change what comes out."""
+    store: Path
+    """Folder of the store, for pointers from one artifact to another."""
     work: Path
     """The folder that becomes the artifact; what an interrupted run left there is found again."""
     reporter: Reporter

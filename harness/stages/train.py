@@ -66,9 +66,10 @@ def run(context: Context, spec: Spec) -> Outcome:
 def _untrained(context: Context, rows: int) -> Outcome:
     """Zero steps: the policy itself, without a copy of its weights."""
     path = context.input("policy").model_path
-    store = context.work.parent.parent
-    # Work folder and artifact stand equally deep, so that a relative path holds in both and survives a moved store.
-    pointer = os.path.relpath(path, context.work) if path.is_relative_to(store) else str(path)
+    # Relative to where the artifact will stand, so that it survives a moved store.
+    store = context.store.resolve()
+    inside = path.is_relative_to(store)
+    pointer = os.path.relpath(path, store / "train" / "here") if inside else str(path)
     (context.work / "model.json").write_text(json.dumps({"path": pointer}))
     tables.write(tables.build(tables.TRAINING, []), context.work / "training.parquet")
     # Untrained policies are one experiment, whatever their rows, seeds and settings.

@@ -1,30 +1,22 @@
 """Loading results: every point a row, whatever it shares with others."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from analysis.load import load_overlap, load_results, load_verdicts
 from analysis.schema import check_results, check_verdicts
-from harness.keys import digest
+from harness import record
+from harness.plan import Plan, make_plan
 from harness.store import Store, StoreError
 from tests.configs import point
 
-UPSTREAM = {"0" * 16: "sample"}
 
-
-def _record(store: Path, sweep: str, *points: tuple[str, ...]) -> None:
+def _record(store: Path, sweep: str, *points: tuple[str, ...]) -> Plan:
     """Points of a sweep of which nothing is done."""
-    from harness.config import flatten
-
-    records: dict[str, Any] = {}
-    for overrides in points:
-        config = flatten(point(*overrides))
-        nodes = dict.fromkeys(("pairs", "train", "respond", "judge"), "f" * 16)
-        records[digest(config)] = {"config": config, "nodes": nodes, "upstream": UPSTREAM}
-    (store / "sweeps" / f"{sweep}.json").write_text(json.dumps({"name": sweep, "points": records}))
+    plan = make_plan([point(*overrides) for overrides in points])
+    record.write(plan, sweep, "the command", Store(store))
+    return plan
 
 
 @pytest.fixture
@@ -52,8 +44,9 @@ def test_keys_that_only_some_points_have_are_columns(store: Path) -> None:
 
 
 def test_a_failure_far_upstream_is_the_points_reason(store: Path) -> None:
-    _record(store, "mine", ())
-    (store / "logs" / f"sample-{'0' * 16}.log").write_text("sample x\nno memory left\n")
+    plan = _record(store, "mine", ())
+    sampled = next(node for node in plan.nodes.values() if node.stage == "sample")
+    (store / "logs" / f"sample-{sampled.key}.log").write_text("sample x\nno memory left\n")
     results = load_results(store, "mine")
     assert results["status"].tolist() == ["failed"]
     assert results["reason"].tolist() == ["sample: no memory left"]

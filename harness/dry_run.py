@@ -1,0 +1,166 @@
+"""The plan as numbers: what there is to do, what sharing saves, and what it will take, as far as the store can tell."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from harness.errors import ConfigError
+from harness.plan import STAGES, Node, Plan
+from harness.progress import Reporter
+from harness.store import Artifact, Store, usable_manifest
+
+_MEASURED = 50
+"""Artifacts of a stage that its rates are taken from, the latest first by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """The counts of a plan; upper bounds where only the run will show that cells are equal."""
+
+    points: int
+    nodes: Mapping[str, int]
+    """Units of work per stage."""
+    naive: Mapping[str, int]
+    """The same with one pipeline per point."""
+    done: Mapping[str, int]
+    alive: Mapping[str, int]
+    """At work in another command right now."""
+    todo: Mapping[str, int]
+    estimates: Mapping[str, Any] = field(default_factory=dict)
+
+
+def counts(plan: Plan, store: Store) -> Outline:
+    """What is done, in other hands, and to do."""
+    return _outline(plan, *_standing(plan, store))
+
+
+def outline(plan: Plan, store: Store) -> Outline:
+    """The counts, with estimates of what is to do."""
+    found, alive = _standing(plan, store)
+    todo = [node for key, node in plan.nodes.items() if key not in found and key not in alive]
+    return _outline(plan, found, alive, _estimates(todo, store, found))
+
+
+def _standing(plan: Plan, store: Store) -> tuple[Mapping[str, Artifact], Sequence[str]]:
+    found = plan.found(store)
+    return found, [key for key in plan.nodes if key not in found and store.owner(key) is not None]
+
+
+def _outline(
+    plan: Plan, found: Mapping[str, Artifact], alive: Sequence[str], estimates: Mapping[str, Any] | None = None
+) -> Outline:
+    nodes, done, busy = plan.count(), plan.count(list(found)), plan.count(alive)
+    return Outline(
+        points=len(plan.points),
+        nodes=nodes,
+        naive=plan.naive,
+        done=done,
+        alive=busy,
+        todo={stage: nodes[stage] - done[stage] - busy[stage] for stage in STAGES},
+        estimates=estimates or {},
+    )
+
+
+def _estimates(todo: Sequence[Node], store: Store, found: Mapping[str, Artifact]) -> dict[str, Any]:
+    """Hours, tokens, disk and judge calls of what is to do.
+
+    Tokens are upper bounds out of the settings. Hours and bytes are those of the same stages in this store, per unit
+    (response, prompt, or node); a stage that was never done here has none, and is named.
+    """
+    by_stage: defaultdict[str, list[Node]] = defaultdict(list)
+    for node in todo:
+        by_stage[node.stage].append(node)
+    rates = {stage: _rates(stage, nodes, store) for stage, nodes in by_stage.items()}
+    unknown = [stage for stage in STAGES if stage in rates and rates[stage] is None]
+    known = {stage: rate for stage, rate in rates.items() if rate is not None}
+    return {
+        "hours": {stage: rate[0] * _units(by_stage[stage]) / 3600 for stage, rate in known.items()},
+        "disk_bytes": {stage: rate[1] * _units(by_stage[stage]) for stage, rate in known.items()},
+        "no_estimate": unknown,
+        "tokens_at_most": sum(node.spec.max_new_tokens * node.units for node in todo if node.stage in _GENERATING),
+        "judge_calls_at_most": sum(2 * node.units for node in by_stage["judge"]),
+        "judge_cost": 0.0,  # every judge that there is runs here
+        "based_on": "this store's own manifests: one process, its machine" if known else "nothing: no stage was done",
+    }
+
+
+_GENERATING = ("sample", "respond")
+
+
+def _units(nodes: Sequence[Node]) -> int:
+    return sum(node.units for node in nodes)
+
+
+def _rates(stage: str, nodes: Sequence[Node], store: Store) -> tuple[float, float] | None:
+    """Median seconds and bytes per unit of a stage in this store; of nodes with the same settings, where there are."""
+    rates = defaultdict(list)
+    for folder in store.folders(stage)[-_MEASURED:]:
+        manifest = usable_manifest(folder)
+        if manifest is not None and manifest.alias_of is None and "seconds" in manifest.provenance:
+            units = max(1, manifest.rows["taken"]) if _per_row(stage) else 1
+            size = sum(record["bytes"] for record in (*manifest.files.values(), *manifest.released.values()))
+            alike = any(_settings(manifest.spec) == _settings(node.spec) for node in nodes)
+            rates[alike].append((manifest.provenance["seconds"] / units, size / units))
+    taken = rates[True] or rates[False]
+    return (median(s for s, _ in taken), median(b for _, b in taken)) if taken else None
+
+
+def _per_row(stage: str) -> bool:
+    return stage in ("sample", "score", "respond", "judge")
+
+
+def _settings(spec: Any) -> Any:
+    """The part of a spec that decides what a unit costs: not which prompts or which seed."""
+    flat = asdict(spec) if not isinstance(spec, Mapping) else spec
+    return json.dumps(
+        {k: v for k, v in flat.items() if k not in ("seed", "block", "prompts", "sample_block")},
+        sort_keys=True,
+        default=str,
+    )
+
+
+def show(outline: Outline, reporter: Reporter) -> None:
+    """Print units of work per stage, and the estimates where there are any."""
+    reporter.line(f"{outline.points} points. Units of work per stage:")
+    reporter.line(f"  {'stage':<10}{'unshared':>10}{'shared':>8}{'done':>7}{'alive':>7}{'to do':>7}")
+    for stage in STAGES:
+        if outline.naive[stage]:
+            kinds = (outline.naive, outline.nodes, outline.done, outline.alive, outline.todo)
+            row = [kind[stage] for kind in kinds]
+            reporter.line(f"  {stage:<10}{row[0]:>10}{row[1]:>8}{row[2]:>7}{row[3]:>7}{row[4]:>7}")
+    if outline.estimates:
+        _show_estimates(outline.estimates, reporter)
+
+
+def _show_estimates(estimates: Mapping[str, Any], reporter: Reporter) -> None:
+    hours, size = sum(estimates["hours"].values()), sum(estimates["disk_bytes"].values())
+    if estimates["hours"]:
+        reporter.line(
+            f"To do, by this store's own figures: {hours:.2f} hours in one process, {size / 1e9:.2f} GB "
+            f"(upper bounds: cells whose rows turn out equal are done once)"
+        )
+    if estimates["no_estimate"]:
+        reporter.line(f"No figures yet for: {', '.join(estimates['no_estimate'])} (nothing of it is in this store)")
+    reporter.line(
+        f"At most {estimates['tokens_at_most']:,} tokens to generate and {estimates['judge_calls_at_most']:,} "
+        "comparisons; the judge costs nothing: it runs here"
+    )
+
+
+def write(outline: Outline, folder: Path, reporter: Reporter) -> None:
+    """Write the outline to `plan.json` in a folder.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    path = folder / "plan.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(outline), indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"hydra.sweep.dir: cannot write {path}: {error.strerror}") from None
+    reporter.line(f"wrote {path}")

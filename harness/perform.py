@@ -1,0 +1,255 @@
+"""Doing one node in this process: claim it, find its content or compute it, publish it, or say why not."""
+
+import ctypes
+import gc
+import importlib
+import os
+import platform
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.claims import BusyError, LostClaimError
+from harness.errors import PrefsweepError
+from harness.keys import canonical
+from harness.plan import Node
+from harness.progress import Reporter
+from harness.provenance import cpus, provenance
+from harness.stages import Context, Outcome, Stage
+from harness.store import UNUSABLE, Artifact, Manifest, Rows, Store
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+"""Parameters of glibc's mallopt, from malloc.h."""
+
+_PROBE = 1 << 20
+"""Bytes that must still fit into a store that can be used."""
+
+How = Literal["done", "computed", "aliased", "busy", "deferred", "failed"]
+Failure = Literal["error", "memory", "io", "died", "store"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How one attempt at a node ended."""
+
+    how: How
+    """`done`: another process did it meanwhile; `busy`: another process is at it; `deferred`: another process is at
+    a node of equal content."""
+    text: str = ""
+    """One line for the user: seconds and row accounting, or the reason."""
+    failure: Failure | None = None
+    """What kind of failure: an `error` in code or settings, out of `memory`, a passing `io` trouble, a process that
+    `died`, a `store` that cannot be written."""
+    log: Path | None = None
+    """Where a failure's whole story stands."""
+
+
+def perform(node: Node, store: Store, reporter: Reporter, label: str, threads: int, attempt: int = 1) -> Ending:
+    """Bring one node to its end; only an interrupt gets out."""
+    started = time.monotonic()
+    try:
+        artifact, how = _do(node, store, reporter, label, threads, attempt)
+    except (BusyError, LostClaimError) as error:
+        return Ending(how="busy", text=str(error))
+    except _DeferredError as error:
+        return Ending(how="deferred", text=str(error))
+    except Exception as error:  # one node's failure must not end the others' work; it is logged and reported
+        return Ending(
+            how="failed", text=_first_line(error), failure=_kind(error, store), log=log_failure(store, node, error)
+        )
+    note = "equal to one that is done" if how == "aliased" else f"{time.monotonic() - started:.1f} s"
+    return Ending(how=how, text=f"{note}{_accounting(artifact)}")
+
+
+class _DeferredError(Exception):
+    """A node of equal content is in other hands."""
+
+
+def _do(node: Node, store: Store, reporter: Reporter, label: str, threads: int, attempt: int) -> tuple[Artifact, How]:
+    """Compute a node, or find that its content stands already; returns the artifact and which of the two it was."""
+    artifacts = {parent.key: _input(store, parent) for parent in node.parents}
+    content = node.key_with({n: [artifacts[p.key].manifest.content_id for p in ps] for n, ps in node.inputs.items()})
+    with store.claim(node.key) as work:
+        if (found := store.find(node.stage, node.key)) is not None:  # done by another process in the meantime
+            return found, "done"
+        if content == node.key:
+            return _compute(node, store, reporter, label, threads, attempt, artifacts, content, work), "computed"
+        if (equal := store.find_content(content)) is not None:
+            return _publish_alias(node, store, work, equal, artifacts), "aliased"
+        try:
+            with store.claim(content):
+                if (equal := store.find_content(content)) is not None:
+                    return _publish_alias(node, store, work, equal, artifacts), "aliased"
+                return _compute(node, store, reporter, label, threads, attempt, artifacts, content, work), "computed"
+        except BusyError:
+            raise _DeferredError("another process is at a node of equal content") from None
+
+
+def _input(store: Store, parent: Node) -> Artifact:
+    found = store.find(parent.stage, parent.key)
+    if found is None:
+        raise PrefsweepError(f"{parent.stage} {parent.slug}-{parent.key}, which this needs, is no longer whole")
+    return found
+
+
+def _compute(
+    node: Node,
+    store: Store,
+    reporter: Reporter,
+    label: str,
+    threads: int,
+    attempt: int,
+    artifacts: Mapping[str, Artifact],
+    content: str,
+    work: Path,
+) -> Artifact:
+    groups = {**node.inputs, **node.uses}
+    context = Context(
+        inputs={name: tuple(artifacts[p.key] for p in parents) for name, parents in groups.items()},
+        params=node.params,
+        store=store.root,
+        work=work,
+        reporter=reporter,
+        label=label,
+    )
+    started, clock = time.time(), time.monotonic()
+    outcome = _stage(node.stage).run(context, node.spec)
+    made = {
+        **provenance(),
+        "threads": threads,
+        "attempt": attempt,
+        "started": started,
+        "seconds": time.monotonic() - clock,
+    }
+    return store.publish(work, _manifest(node, outcome, outcome.content or content, made, artifacts), node.slug)
+
+
+def _stage(name: str) -> Stage:
+    module: Any = importlib.import_module(f"harness.stages.{name}")
+    return module  # type: ignore[no-any-return]
+
+
+def _manifest(
+    node: Node, outcome: Outcome, content: str, made: Mapping[str, Any], artifacts: Mapping[str, Artifact]
+) -> Manifest:
+    return Manifest(
+        stage=node.stage,
+        stage_version=node.version,
+        key=node.key,
+        content_id=content,
+        spec=canonical(node.spec),
+        inputs={name: [p.key for p in parents] for name, parents in node.inputs.items()},
+        rows=asdict(outcome.rows),
+        measures=dict(outcome.measures),
+        files={},
+        provenance=dict(made),
+        made_from={key: artifact.manifest.digest for key, artifact in artifacts.items()},
+    )
+
+
+def _publish_alias(
+    node: Node, store: Store, work: Path, equal: Artifact, artifacts: Mapping[str, Artifact]
+) -> Artifact:
+    """Name an artifact of equal content as this node's; nothing is copied."""
+    for leftover in work.iterdir():  # of an interrupted run; an alias holds nothing of its own
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    original = equal.manifest
+    outcome = Outcome(rows=Rows(**original.rows), measures=original.measures)
+    manifest = _manifest(node, outcome, original.content_id, original.provenance, artifacts)
+    folder = str(equal.folder.relative_to(store.root))
+    published = store.publish(work, replace(manifest, alias_of=folder, digest=original.digest), node.slug)
+    return Artifact(equal.folder, published.manifest)
+
+
+def _accounting(artifact: Artifact) -> str:
+    rows = artifact.manifest.rows
+    dropped = ", ".join(f"{reason} {count}" for reason, count in rows["dropped"].items())
+    return f", {rows['kept']} of {rows['taken']} rows" + (f" (dropped: {dropped})" if dropped else "")
+
+
+def _kind(error: BaseException, store: Store) -> Failure:
+    """What kind of failure an exception is; a library may have wrapped what the system said."""
+    chain = list(_chain(error))
+    if any(_full(e) for e in chain) or not _writable(store):
+        return "store"
+    if any(isinstance(e, MemoryError) or "out of memory" in str(e).lower() for e in chain):
+        return "memory"
+    if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+        return "io"
+    return "error"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _full(error: BaseException) -> bool:
+    said = isinstance(error, OSError) and error.errno in UNUSABLE
+    return said or any(text in str(error) for text in ("No space left on device", "Disk quota exceeded"))
+
+
+def _writable(store: Store) -> bool:
+    probe = store.root / "work" / f"probe.{os.getpid()}.partial"
+    try:
+        probe.write_bytes(bytes(_PROBE))
+    except OSError as error:
+        return error.errno not in UNUSABLE
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return True
+
+
+def prepare_process(threads: int) -> None:
+    """Fix the number of CPU threads (float32 results are the same only for the same number) and keep freed memory."""
+    import torch
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # One process, one device: with several in sight the trainer would multiply the batch.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+    torch.set_num_threads(threads)
+    if platform.libc_ver()[0] == "glibc":
+        # By default glibc hands every large block back to the kernel and faults it in anew, page by page: a
+        # quarter or more of a training's time on a CPU, whose temporaries are hundreds of megabytes.
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def free_memory() -> None:
+    """Drop everything that this process keeps for later nodes."""
+    if "torch" in sys.modules:
+        from harness.engines import models
+
+        models.forget()
+    gc.collect()
+
+
+def default_threads(threads: int | None, share: int = 1) -> int:
+    """CPU threads of one of `share` processes: as told, or an equal part of the cores."""
+    return threads or max(1, cpus() // share)
+
+
+def log_failure(store: Store, node: Node, error: BaseException | str) -> Path | None:
+    """Keep the whole story of a failure; a user's error needs no traceback. None where the store cannot be written."""
+    path = store.root / "logs" / f"{node.stage}-{node.key}.log"
+    plain = isinstance(error, str | PrefsweepError)
+    detail = str(error) if plain else "".join(traceback.format_exception(error))  # type: ignore[arg-type]
+    try:
+        path.write_text(f"{node.stage} {node.slug} {node.key}\n{detail.rstrip()}\n", encoding="utf-8")
+    except OSError:
+        return None
+    return path
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,94 @@
+"""The record of a sweep: its points, and every node they need, so that a store explains itself without the command."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.keys import canonical
+from harness.plan import Plan, Point
+from harness.store import Store, StoreError, write_json
+
+SINGLE = "single"
+"""Name under which runs without a sweep gather."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What a store knows of a sweep."""
+
+    name: str
+    written: float
+    """Seconds since the epoch."""
+    command: str
+    """The command that asked for it last."""
+    points: Mapping[str, Mapping[str, Any]]
+    """By the hash of their settings: `config`, every setting that the point uses under its dotted name, and `nodes`,
+    the keys of its own nodes by stage."""
+    nodes: Mapping[str, Mapping[str, Any]]
+    """By key: `stage`, `slug`, `version`, `spec`, and `inputs` and `uses`, lists of keys by name."""
+
+    def parents(self, key: str) -> Iterator[str]:
+        """Keys of all nodes that must be done before one."""
+        node = self.nodes[key]
+        for group in (*node["inputs"].values(), *node["uses"].values()):
+            yield from group
+
+    def ancestors(self, key: str) -> list[str]:
+        """Keys of everything that a node stands on, the nearest first, each once."""
+        seen: dict[str, None] = {}
+        queue = list(self.parents(key))
+        for parent in queue:
+            if parent not in seen:
+                seen[parent] = None
+                queue.extend(self.parents(parent))
+        return list(seen)
+
+
+def write(plan: Plan, name: str, command: str, store: Store) -> None:
+    """Keep a plan under a sweep's name; single runs gather under theirs instead of replacing each other."""
+    points: dict[str, Any] = {point.id: _point(point) for point in plan.points}
+    nodes: dict[str, Any] = {
+        key: {
+            "stage": node.stage,
+            "slug": node.slug,
+            "version": node.version,
+            "spec": canonical(node.spec),
+            "inputs": {group: [p.key for p in parents] for group, parents in node.inputs.items()},
+            "uses": {group: [p.key for p in parents] for group, parents in node.uses.items()},
+        }
+        for key, node in plan.nodes.items()
+    }
+    with store.lock(f"sweep-{name}"):
+        if name == SINGLE and name in names(store):
+            earlier = read(store, name)
+            points, nodes = {**dict(earlier.points), **points}, {**dict(earlier.nodes), **nodes}
+        path = store.root / "sweeps" / f"{name}.json"
+        write_json(path, {"written": time.time(), "command": command, "points": points, "nodes": nodes})
+
+
+def _point(point: Point) -> dict[str, Any]:
+    return {"config": point.settings, "nodes": {stage: node.key for stage, node in point.nodes.items()}}
+
+
+def names(store: Store) -> list[str]:
+    """Sweeps that a store knows, the one written last at the end."""
+    paths = sorted((store.root / "sweeps").glob("*.json"), key=lambda p: (p.stat().st_mtime, p.name))
+    return [path.stem for path in paths]
+
+
+def read(store: Store, name: str) -> Sweep:
+    """What a store knows of a sweep.
+
+    Raises:
+        StoreError: no such sweep, which lists those there are, or a record that cannot be read.
+    """
+    known = names(store)
+    if name not in known:
+        raise StoreError(f"store: {store.root} has no sweep {name!r}; it has {', '.join(sorted(known)) or 'none'}")
+    path = store.root / "sweeps" / f"{name}.json"
+    try:
+        return Sweep(name=name, **json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"store: {path} cannot be read: {error}") from None

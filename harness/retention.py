@@ -1,0 +1,93 @@
+"""Which trained weights stay: 84 cells of a model of 8 billion parameters are 1.3 TB."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness import record
+from harness.config import KeepWeights
+from harness.keys import digest
+from harness.plan import Node, Plan, Point
+from harness.store import Artifact, Store, read_manifest
+
+WEIGHTS = "weights"
+"""Folder of an artifact that retention may give up."""
+
+
+class Retention:
+    """Gives up weights as soon as no recorded sweep needs them any more.
+
+    `none` keeps no trained weights, `best` those of the cell with the highest mean win rate for each policy and
+    evaluation of the command, `all` everything.
+    """
+
+    def __init__(self, keep: KeepWeights, plan: Plan, store: Store) -> None:
+        self._keep, self._plan, self._store = keep, plan, store
+        self._others: dict[str, tuple[float, record.Sweep]] = {}
+
+    def after(self, node: Node) -> Iterator[str]:
+        """What to do once a node has ended; yields one line for every artifact whose weights were given up."""
+        if self._keep == "none" and node.stage == "respond":
+            yield from self._release(node.inputs["model"][0])
+
+    def at_the_end(self) -> Iterator[str]:
+        """What to do once a command's work is over."""
+        if self._keep == "all":
+            return
+        # By folder: cells of equal content have one, and the best of them keeps it for all.
+        kept = {self._folder(node) for node in self._best()} if self._keep == "best" else set()
+        for point in self._plan.points:
+            trained = point.nodes.get("train")
+            if trained is not None and self._folder(trained) not in kept:
+                yield from self._release(trained)
+
+    def _folder(self, trained: Node) -> Path | None:
+        found = self._store.find(trained.stage, trained.key)
+        return found.folder if found is not None else None
+
+    def _best(self) -> list[Node]:
+        """The trained nodes to keep; where no cell is judged yet, nothing is known to be best."""
+        groups: dict[str, list[Point]] = {}
+        for point in self._plan.points:
+            settings = {k: v for k, v in point.settings.items() if k.split(".")[0] in ("policy", "evaluate", "judge")}
+            groups.setdefault(digest(settings), []).append(point)
+        kept: list[Node] = []
+        for points in groups.values():
+            trained = [point for point in points if "train" in point.nodes]
+            judged = [(rate, p) for p in trained if (rate := self._win_rate(p)) is not None]
+            best = [max(judged, key=lambda entry: entry[0])[1]] if judged else trained
+            kept += [point.nodes["train"] for point in best]
+        return kept
+
+    def _win_rate(self, point: Point) -> float | None:
+        verdicts = self._store.find("judge", point.nodes["judge"].key)
+        return verdicts.manifest.measures["win_rate"] if verdicts is not None else None
+
+    def _release(self, trained: Node) -> Iterator[str]:
+        artifact = self._store.find(trained.stage, trained.key)
+        if trained.stage != "train" or artifact is None or artifact.manifest.released:
+            return
+        manifest = read_manifest(artifact.folder)
+        if manifest is None or not any(name.startswith(f"{WEIGHTS}/") for name in manifest.files):
+            return
+        if not self._needed(artifact):
+            size = self._store.release(Artifact(artifact.folder, manifest), WEIGHTS)
+            yield f"released the weights of {artifact.folder.name}: {size / 1e6:.0f} MB"
+
+    def _needed(self, artifact: Artifact) -> bool:
+        """Whether an answer that any recorded sweep wants is still to be given by these weights."""
+        for sweep in self._sweeps():
+            for key, node in sweep.nodes.items():
+                if node["stage"] == "respond" and self._store.find("respond", key) is None:
+                    model = node["inputs"]["model"][0]
+                    found = self._store.find(sweep.nodes[model]["stage"], model)
+                    if found is not None and found.folder == artifact.folder:
+                        return True
+        return False
+
+    def _sweeps(self) -> Iterator[record.Sweep]:
+        """All recorded sweeps, read again only where another command has written them."""
+        for name in record.names(self._store):
+            written = (self._store.root / "sweeps" / f"{name}.json").stat().st_mtime
+            if name not in self._others or self._others[name][0] != written:
+                self._others[name] = written, record.read(self._store, name)
+            yield self._others[name][1]

@@ -1,0 +1,201 @@
+"""What can be done next: the plan's nodes, from not done to done, empty, failed or blocked."""
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from harness.perform import Ending, Failure
+from harness.plan import Node, Plan
+from harness.stages.pairs import why_empty
+from harness.store import Artifact, Store
+
+ATTEMPTS: Mapping[Failure, int] = {"died": 3, "memory": 2, "io": 2, "error": 1, "store": 1}
+"""How often a node is tried, by what kind of failure it met; an error in the code would only fail again."""
+
+
+@dataclass(kw_only=True)
+class Summary:
+    """How each node of a plan ended, by key."""
+
+    done: list[str] = field(default_factory=list)
+    """Found in the store."""
+    computed: list[str] = field(default_factory=list)
+    aliased: list[str] = field(default_factory=list)
+    """Equal in content to a node that is done."""
+    empty: dict[str, str] = field(default_factory=dict)
+    """Cells without rows, and what hangs on them, with the reason."""
+    failed: dict[str, Ending] = field(default_factory=dict)
+    blocked: list[str] = field(default_factory=list)
+    """Not tried, since something they need failed."""
+    alive: list[str] = field(default_factory=list)
+    """In the hands of another command, or waiting for what is."""
+    retried: Counter[Failure] = field(default_factory=Counter)
+    """Attempts after which a node was tried again, by kind of failure."""
+    stopped: str = ""
+    """Why the run ended before its time."""
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that can exist exists."""
+        return not (self.failed or self.blocked or self.alive or self.stopped)
+
+
+class Schedule:
+    """Hands out nodes whose inputs are done, and follows what becomes of them."""
+
+    def __init__(self, plan: Plan, store: Store, found: Mapping[str, Artifact]) -> None:
+        self.plan, self.store, self.summary = plan, store, Summary(done=list(found))
+        self._place = {key: place for place, key in enumerate(plan.nodes)}
+        self._children: defaultdict[str, list[str]] = defaultdict(list)
+        self._missing: dict[str, set[str]] = {}
+        self._ready: list[tuple[int, str]] = []
+        self._elsewhere: dict[str, str] = {}
+        self._running: set[str] = set()
+        self._attempts: Counter[str] = Counter()
+        self.total = len(plan.nodes) - len(found)
+        self._started = 0
+        self._news: list[str] = []
+        for key, node in plan.nodes.items():
+            if key not in found:
+                self._missing[key] = {p.key for p in node.parents if p.key not in found}
+                for parent in self._missing[key]:
+                    self._children[parent].append(key)
+        for key in [key for key, missing in self._missing.items() if not missing]:
+            self._enable(key)
+
+    @property
+    def left(self) -> int:
+        """Nodes that have come to no end yet."""
+        return len(self._missing)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether all that is left hangs on nodes in the hands of other commands."""
+        return bool(self._elsewhere) and not self._ready and not self._running
+
+    def take(self, like: str = "") -> Node | None:
+        """The next node to do, or None where nothing can be done now.
+
+        Args:
+            like: what a worker has loaded (see `Node.loads`); a node that needs the same goes first.
+        """
+        if not self._ready:
+            return None
+        same = [entry for entry in self._ready if like and self.plan.nodes[entry[1]].loads == like]
+        entry = min(same) if same else self._ready[0]
+        self._ready.remove(entry)
+        heapq.heapify(self._ready)
+        self._running.add(entry[1])
+        return self.plan.nodes[entry[1]]
+
+    def attempt(self, node: Node) -> int:
+        """Count an attempt at a node, from 1."""
+        self._attempts[node.key] += 1
+        return self._attempts[node.key]
+
+    def label(self, node: Node) -> str:
+        """Short name of a node for progress, with its number among those to do."""
+        if self._attempts[node.key] <= 1:
+            self._started += 1
+        return f"[{min(self._started, self.total)}/{self.total}] {node.stage} {node.slug}"
+
+    def settle(self, node: Node, ending: Ending) -> bool:
+        """Enter how an attempt at a node ended; says whether the node will be tried again."""
+        self._running.discard(node.key)
+        if ending.how in ("busy", "deferred"):
+            self._elsewhere[node.key] = ending.text
+        elif ending.how == "failed":
+            return self._fail(node, ending)
+        else:
+            getattr(self.summary, ending.how).append(node.key)
+            self._finish(node.key)
+        return False
+
+    def news(self) -> list[str]:
+        """Lines about cells that have turned out empty since the last call."""
+        news, self._news = self._news, []
+        return news
+
+    def poll(self) -> bool:
+        """Look after nodes in other hands; says whether one has come free or is done."""
+        before = len(self._elsewhere)
+        for key in list(self._elsewhere):
+            node = self.plan.nodes[key]
+            if self.store.find(node.stage, key) is not None:
+                del self._elsewhere[key]
+                self.summary.done.append(key)
+                self._finish(key)
+            elif not self._held(node):
+                del self._elsewhere[key]
+                heapq.heappush(self._ready, (self._place[key], key))
+        return len(self._elsewhere) < before
+
+    def stop(self, why: str) -> None:
+        """Hand out no more nodes."""
+        self.summary.stopped = self.summary.stopped or why
+        self._ready.clear()
+
+    def close(self) -> Summary:
+        """The summary, with what came to no end."""
+        behind = {child for key in self._elsewhere for child in (key, *self._behind(key))}
+        for key in self._missing:
+            (self.summary.alive if key in behind else self.summary.blocked).append(key)
+        return self.summary
+
+    def _fail(self, node: Node, ending: Ending) -> bool:
+        assert ending.failure is not None
+        if self._attempts[node.key] < ATTEMPTS[ending.failure] and not self.summary.stopped:
+            self.summary.retried[ending.failure] += 1
+            heapq.heappush(self._ready, (self._place[node.key], node.key))
+            return True
+        self.summary.failed[node.key] = ending
+        self._missing.pop(node.key)
+        if ending.failure == "store":
+            self.stop(ending.text)
+        return False
+
+    def _held(self, node: Node) -> bool:
+        """Whether a living process is at the node, or at one of equal content."""
+        if self.store.owner(node.key) is not None:
+            return True
+        artifacts = {parent.key: self.store.find(parent.stage, parent.key) for parent in node.parents}
+        if any(artifact is None for artifact in artifacts.values()):
+            return False
+        contents = {n: [artifacts[p.key].manifest.content_id for p in ps] for n, ps in node.inputs.items()}  # type: ignore[union-attr]
+        return self.store.owner(node.key_with(contents)) is not None
+
+    def _finish(self, key: str) -> None:
+        """A node is there: what it alone held back can be done."""
+        del self._missing[key]
+        for child in self._children[key]:
+            missing = self._missing.get(child)  # None where another input has turned out empty
+            if missing is not None:
+                missing.discard(key)
+                if not missing:
+                    self._enable(child)
+
+    def _enable(self, key: str) -> None:
+        """A node whose inputs are all there: it can be done, unless it has nothing to be trained on."""
+        node = self.plan.nodes[key]
+        reason = self._why_empty(node)
+        if reason:
+            self._news.append(f"{node.stage} {node.slug}: empty ({reason})")
+            for empty in (key, *self._behind(key)):
+                self.summary.empty[empty] = reason
+                self._missing.pop(empty, None)
+        elif key in self._missing:
+            heapq.heappush(self._ready, (self._place[key], key))
+
+    def _why_empty(self, node: Node) -> str:
+        if node.stage != "train" or "pairs" not in node.inputs:
+            return ""
+        rows = self.store.find("pairs", node.inputs["pairs"][0].key)
+        return why_empty(rows) if rows is not None else ""
+
+    def _behind(self, key: str) -> Iterator[str]:
+        """Everything that needs a node; shared descendants come more than once."""
+        for child in self._children[key]:
+            yield child
+            yield from self._behind(child)

@@ -1,0 +1,318 @@
+"""Local workers: processes that each have one accelerator or a share of the cores, and keep what they have loaded.
+
+The command hands out nodes and shows progress; a worker does one node at a time. One that dies is replaced, and its
+node tried again. Workers end with their command, however that ends; from what they leave in hand the next one goes on.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from harness.config import ClusterConfig
+from harness.execute import POLL, WAITING, settle
+from harness.perform import Ending, log_failure, perform, prepare_process
+from harness.plan import Node
+from harness.progress import Reporter, Task
+from harness.provenance import cpus
+from harness.retention import Retention
+from harness.schedule import Schedule
+from harness.store import Store
+
+_PARENT_POLL = 0.25
+"""Seconds between a worker's looks whether its command still lives."""
+
+_SHOWN_EVERY = 0.1
+"""Seconds between two reports of a worker's progress."""
+
+_LAST_WORDS = 20
+"""Lines of a dead worker's output that go into its node's log."""
+
+_GRACE = 5.0
+"""Seconds that an idle worker has to end by itself."""
+
+ENTRY = ("-m", "harness.workers")
+"""Arguments of Python that make a worker process; the number of its connection follows."""
+
+
+@dataclass(kw_only=True)
+class _Worker:
+    """A worker process as its command sees it."""
+
+    number: int
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    output: Path
+    node: Node | None = None
+    label: str = ""
+    loaded: str = ""
+    tasks: dict[int, Task] = field(default_factory=dict)
+
+
+def run_workers(
+    schedule: Schedule,
+    reporter: Reporter,
+    cluster: ClusterConfig,
+    retention: Retention,
+    *,
+    wait: bool,
+    entry: Sequence[str] = ENTRY,
+) -> None:
+    """Do a schedule's nodes by worker processes."""
+    pool = _Pool(schedule, reporter, retention, slots(cluster), entry)
+    try:
+        with reporter.task("all", schedule.total, "nodes") as overall:
+            pool.run(overall, wait_for_others=wait)
+    finally:
+        pool.end()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """What one worker may use."""
+
+    threads: int
+    environment: Mapping[str, str]
+
+
+def slots(cluster: ClusterConfig) -> list[Slot]:
+    """One slot per accelerator, or without any one per CPU core or per so many cores as a worker has threads."""
+    devices = accelerators()
+    workers = cluster.workers or len(devices) or max(1, cpus() // (cluster.threads or 1))
+    threads = cluster.threads or max(1, cpus() // workers)
+    return [
+        Slot(
+            threads=threads,
+            environment={
+                "OMP_NUM_THREADS": str(threads),
+                "TOKENIZERS_PARALLELISM": "false",
+                "CUDA_VISIBLE_DEVICES": devices[number % len(devices)] if devices else "",
+            },
+        )
+        for number in range(workers)
+    ]
+
+
+def accelerators() -> list[str]:
+    """NVIDIA devices that this process may use, as CUDA_VISIBLE_DEVICES names them; found without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name.strip() and name.strip() != "-1"]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [str(number) for number, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+
+
+class _Pool:
+    """The workers of one command."""
+
+    def __init__(
+        self, schedule: Schedule, reporter: Reporter, retention: Retention, slots: list[Slot], entry: Sequence[str]
+    ) -> None:
+        self._schedule, self._reporter, self._retention = schedule, reporter, retention
+        self._slots, self._entry = slots, entry
+        self._workers: list[_Worker] = []
+        self._told = False
+
+    def run(self, overall: Task, *, wait_for_others: bool) -> None:
+        """Hand out nodes until nothing is left, or what is left is not ours."""
+        schedule = self._schedule
+        while schedule.left:
+            self._hand_out()
+            busy = [worker for worker in self._workers if worker.node is not None]
+            if not busy and not (schedule.waiting and wait_for_others):
+                return
+            left = schedule.left
+            self._listen()
+            schedule.poll()
+            if not busy and not self._told:
+                self._reporter.line(WAITING)
+                self._told = True
+            overall.advance(left - schedule.left)
+
+    def end(self) -> None:
+        """Leave no worker running; what they have in hand is safe at any moment."""
+        for worker in self._workers:
+            worker.connection.close()  # which ends one that is idle
+            if worker.node is not None:
+                worker.process.kill()
+        for worker in self._workers:
+            with suppress(subprocess.TimeoutExpired):
+                worker.process.wait(_GRACE)
+            worker.process.kill()
+            worker.process.wait()
+            for task in worker.tasks.values():
+                task.close()
+            worker.output.unlink(missing_ok=True)  # the last words of one that died are in its node's log
+
+    def _hand_out(self) -> None:
+        """Give every idle worker a node; start further workers only while there is work for them."""
+        for worker in self._workers:
+            if worker.node is None and (node := self._schedule.take(worker.loaded)) is not None:
+                self._give(worker, node)
+        while len(self._workers) < len(self._slots) and (node := self._schedule.take()) is not None:
+            self._workers.append(self._start(len(self._workers)))
+            self._give(self._workers[-1], node)
+
+    def _give(self, worker: _Worker, node: Node) -> None:
+        attempt = self._schedule.attempt(node)
+        worker.node, worker.label = node, self._schedule.label(node)
+        worker.loaded = node.loads or worker.loaded
+        with suppress(OSError):  # it died while idle; listening will find its end
+            worker.connection.send((node.key, worker.label, attempt))
+
+    def _start(self, number: int) -> _Worker:
+        slot, root = self._slots[number], self._schedule.store.root
+        ours, theirs = Pipe()
+        output = root / "logs" / f"worker-{os.getpid()}-{number}.log"
+        # What libraries print goes to a file: the terminal belongs to the command.
+        with output.open("wb") as file, theirs:
+            process = subprocess.Popen(
+                [sys.executable, *self._entry, str(theirs.fileno())],
+                env={**os.environ, **slot.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                pass_fds=[theirs.fileno()],
+            )
+        with suppress(OSError):  # it has died already, which listening will find
+            ours.send((dict(self._schedule.plan.nodes), root, slot.threads))
+        return _Worker(number=number, process=process, connection=ours, output=output)
+
+    def _listen(self) -> None:
+        """Take in what workers say, for at most the time after which others' nodes are looked at again."""
+        ready = wait([worker.connection for worker in self._workers], timeout=POLL)
+        for worker in [worker for worker in self._workers if worker.connection in ready]:
+            try:
+                while worker.connection.poll():
+                    self._hear(worker, worker.connection.recv())
+            except (EOFError, OSError):
+                self._bury(worker)
+
+    def _hear(self, worker: _Worker, message: tuple[Any, ...]) -> None:
+        kind, *rest = message
+        if kind == "line":
+            self._reporter.line(rest[0])
+        elif kind == "open":
+            worker.tasks[rest[0]] = self._reporter.open(*rest[1:])
+        elif kind == "advance" and rest[0] in worker.tasks:
+            worker.tasks[rest[0]].advance(rest[1])
+        elif kind == "close" and rest[0] in worker.tasks:
+            worker.tasks.pop(rest[0]).close()
+        elif kind == "ending":
+            self._settle(worker, rest[0])
+
+    def _settle(self, worker: _Worker, ending: Ending) -> None:
+        assert worker.node is not None
+        node, worker.node = worker.node, None
+        settle(self._schedule, node, worker.label, ending, self._reporter, self._retention)
+        if ending.failure == "memory":  # only a fresh process surely has all of its memory back
+            self._replace(worker)
+
+    def _bury(self, worker: _Worker) -> None:
+        """A worker has died: its node is tried again, by another process."""
+        worker.process.wait()
+        for task in worker.tasks.values():
+            task.close()
+        worker.tasks.clear()
+        if worker.node is not None:
+            words = _last_words(worker.output)
+            text = f"the worker died ({_cause(worker.process.returncode)})"
+            log = log_failure(self._schedule.store, worker.node, f"{words}\n{text}")
+            self._settle(worker, Ending(how="failed", failure="died", text=text, log=log))
+        self._replace(worker)
+
+    def _replace(self, worker: _Worker) -> None:
+        if worker not in self._workers:
+            return
+        worker.process.kill()
+        worker.process.wait()
+        worker.connection.close()
+        self._workers[self._workers.index(worker)] = self._start(worker.number)
+
+
+def _cause(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        return f"{name}; the system kills what takes too much memory" if name == "SIGKILL" else name
+    return f"exit code {code}"
+
+
+def _last_words(output: Path) -> str:
+    try:
+        return "\n".join(output.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_WORDS:])
+    except OSError:
+        return ""
+
+
+def work(connection: Connection) -> None:
+    """A worker process: do what it is told, one node at a time, until its command ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command decides what an interrupt means
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    with suppress(EOFError, OSError):
+        nodes, root, threads = connection.recv()
+        store, reporter = Store(root), _Remote(connection)
+        prepare_process(threads)
+        while True:
+            key, label, attempt = connection.recv()
+            ending = perform(nodes[key], store, reporter, label, threads, attempt)
+            connection.send(("ending", ending))
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its command has ended, at whatever it is."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_POLL)
+    os._exit(1)
+
+
+class _Remote(Reporter):
+    """Sends progress to the command, which shows it."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self._connection, self._tasks = connection, 0
+
+    def line(self, text: str) -> None:
+        self._connection.send(("line", text))
+
+    def open(self, label: str, total: int, unit: str, done: int = 0) -> Task:
+        self._tasks += 1
+        self._connection.send(("open", self._tasks, label, total, unit, done))
+        return _RemoteTask(self._connection, self._tasks)
+
+
+class _RemoteTask:
+    """A piece of work that the command shows."""
+
+    def __init__(self, connection: Connection, number: int) -> None:
+        self._connection, self._number = connection, number
+        self._unsent, self._sent_at = 0, 0.0
+
+    def advance(self, units: int) -> None:
+        self._unsent += units
+        if time.monotonic() - self._sent_at >= _SHOWN_EVERY:
+            self._send()
+
+    def close(self) -> None:
+        self._send()
+        self._connection.send(("close", self._number))
+
+    def _send(self) -> None:
+        self._connection.send(("advance", self._number, self._unsent))
+        self._unsent, self._sent_at = 0, time.monotonic()
+
+
+if __name__ == "__main__":
+    work(Connection(int(sys.argv[1])))
