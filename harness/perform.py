@@ -208,8 +208,13 @@ def _writable(store: Store) -> bool:
     return True
 
 
-def prepare_process(threads: int) -> None:
-    """Fix the number of CPU threads (float32 results are the same only for the same number) and keep freed memory."""
+def prepare_process(threads: int, share: float = 1.0) -> None:
+    """Fix the number of CPU threads (float32 results are the same only for the same number) and keep freed memory.
+
+    Args:
+        share: part of the accelerator's memory that this process may take. Without a limit the first process keeps
+            what it has freed for itself, and others on the same accelerator run out.
+    """
     import torch
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -217,6 +222,8 @@ def prepare_process(threads: int) -> None:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
     os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
     torch.set_num_threads(threads)
+    if share < 1.0 and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(share)
     if platform.libc_ver()[0] == "glibc":
         # By default glibc hands every large block back to the kernel and faults it in anew, page by page: a
         # quarter or more of a training's time on a CPU, whose temporaries are hundreds of megabytes.

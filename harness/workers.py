@@ -81,6 +81,8 @@ class Slot:
     """What one worker may use."""
 
     threads: int
+    share: float
+    """Part of its accelerator's memory, where workers share one."""
     environment: Mapping[str, str]
 
 
@@ -92,6 +94,7 @@ def slots(cluster: ClusterConfig) -> list[Slot]:
     return [
         Slot(
             threads=threads,
+            share=min(1.0, len(devices) / workers),
             environment={
                 "OMP_NUM_THREADS": str(threads),
                 "TOKENIZERS_PARALLELISM": "false",
@@ -187,7 +190,7 @@ class _Pool:
                 pass_fds=[theirs.fileno()],
             )
         with suppress(OSError):  # it has died already, which listening will find
-            ours.send((dict(self._schedule.plan.nodes), root, slot.threads))
+            ours.send((dict(self._schedule.plan.nodes), root, slot.threads, slot.share))
         return _Worker(number=number, process=process, connection=ours, output=output)
 
     def _listen(self) -> None:
@@ -261,9 +264,9 @@ def work(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command decides what an interrupt means
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     with suppress(EOFError, OSError):
-        nodes, root, threads = connection.recv()
+        nodes, root, threads, share = connection.recv()
         store, reporter = Store(root), _Remote(connection)
-        prepare_process(threads)
+        prepare_process(threads, share)
         while True:
             key, label, attempt = connection.recv()
             ending = perform(nodes[key], store, reporter, label, threads, attempt)
