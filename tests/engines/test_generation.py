@@ -36,7 +36,11 @@ def test_greedy_equals_stock_generate_one_by_one(tiny_policy: Path) -> None:
         for response in responses:
             prompt = requests[int(response.request_id)].prompt_ids
             stock = model.generate(
-                torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=stops, pad_token_id=stops[0]
+                torch.tensor([prompt], device=model.device),
+                max_new_tokens=12,
+                do_sample=False,
+                eos_token_id=stops,
+                pad_token_id=stops[0],
             )[0, len(prompt) :].tolist()
             assert response.token_ids == stock
 
@@ -62,7 +66,7 @@ def test_sampled_tokens_follow_the_model(tiny_policy: Path) -> None:
     decoding = Decoding(temperature=0.8, top_p=0.9, max_new_tokens=1)
     draws = [r.token_ids[0] for r in _generate(tiny_policy, [request], 4000, decoding)]
     with torch.inference_mode():
-        logits = model(torch.tensor([request.prompt_ids])).logits[0, -1].double()
+        logits = model(torch.tensor([request.prompt_ids], device=model.device)).logits[0, -1].double().cpu()
     probs = torch.softmax(logits / 0.8, -1).numpy()
     order = np.argsort(-probs)
     nucleus = order[np.cumsum(probs[order]) - probs[order] < 0.9]

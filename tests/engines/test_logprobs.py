@@ -1,6 +1,7 @@
 """Batched log-probabilities and divergences against plain forward passes, one response at a time."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,10 @@ from tests.tiny import save_tiny_policy
 RESPONSES = [([5, 6, 7], [8, 9]), ([5], [10]), ([11] * 40, [12, 13, 2]), ([5, 6], [3] * 30), ([9, 9, 9, 9], [4, 5, 6])]
 
 
-def _logits(model: object, prompt: list[int], response: list[int]) -> torch.Tensor:
+def _logits(model: Any, prompt: list[int], response: list[int]) -> torch.Tensor:
     with torch.inference_mode():
-        logits: torch.Tensor = model(torch.tensor([prompt + response])).logits[0]  # type: ignore[operator]
-    return logits[len(prompt) - 1 : -1].double()
+        logits: torch.Tensor = model(torch.tensor([prompt + response], device=model.device)).logits[0]
+    return logits[len(prompt) - 1 : -1].double().cpu()
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 64, 4096])

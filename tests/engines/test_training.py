@@ -126,7 +126,7 @@ def test_adapters_are_small_and_change_the_answers_of_their_base(tiny_policy: Pa
     assert history[-1]["margin"] > 0.05
     adapted, _, _ = models.load(tmp_path / "weights", "float32", False, base=tiny_policy)
     base, _, _ = models.load(tiny_policy, "float32", False)
-    ids = torch.tensor([[5, 6, 7, 8]])
+    ids = torch.tensor([[5, 6, 7, 8]], device=base.device)
     with torch.inference_mode():
         assert (adapted(ids).logits - base(ids).logits).abs().max() > 1e-3
 
