@@ -7,6 +7,7 @@ from harness.config import ClusterConfig
 from harness.perform import Ending, default_threads, free_memory, perform, prepare_process
 from harness.plan import Node, Plan
 from harness.progress import Reporter
+from harness.provenance import commit
 from harness.retention import Retention
 from harness.schedule import Schedule, Summary
 from harness.store import RETRY, Artifact, Store, StoreError, mixed
@@ -41,6 +42,8 @@ def execute(
     for node in plan.nodes.values():
         if node.key not in found and (damaged := store.damaged(node.stage, node.key)) is not None:
             reporter.line(f"damaged: {damaged} misses files or has wrong sizes; it is made again")
+    for line in drift(found, commit()):
+        reporter.line(line)
     schedule = Schedule(plan, store, found)
     for line in schedule.news():
         reporter.line(line)
@@ -76,6 +79,18 @@ def check_parts(plan: Plan, found: Mapping[str, Artifact]) -> None:
             f"store: parts of two stores are mixed: {'; '.join(wrong[:_NAMED])}{more}. `sweepctl verify` sets aside "
             "what does not belong, and the same command then makes it anew"
         )
+
+
+def drift(found: Mapping[str, Artifact], now: str | None) -> Iterator[str]:
+    """One line where what is done was made by other code than this; only a stage's version makes it anew.
+
+    Args:
+        now: commit of this code, None where it is not known.
+    """
+    made = {str(artifact.manifest.provenance.get("commit")) for artifact in found.values()} - {str(now), "None"}
+    if now is not None and made:
+        more = f" and {len(made) - _NAMED} more" if len(made) > _NAMED else ""
+        yield f"some of what is done was made by other commits ({', '.join(sorted(made)[:_NAMED])}{more}; now {now})"
 
 
 def check_weights(plan: Plan, found: Mapping[str, Artifact]) -> None:
