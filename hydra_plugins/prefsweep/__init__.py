@@ -13,10 +13,10 @@ from hydra.plugins.sweeper import Sweeper
 class PrefsweepSweeper(Sweeper):
     """Hands a command's points to `harness.sweeper`, which is imported only when it is used."""
 
-    def __init__(self, blocks: Any = None) -> None:
+    def __init__(self, **options: Any) -> None:
         from harness.sweeper import PlanningSweeper
 
-        self._sweeper = PlanningSweeper(blocks)
+        self._sweeper = PlanningSweeper(**options)
 
     def setup(self, **given: Any) -> None:
         """See Hydra's Sweeper."""
@@ -76,6 +76,12 @@ class PrefsweepSearchPath(SearchPathPlugin):
 ConfigStore.instance().store(
     group="hydra/sweeper",
     name="prefsweep",
-    node={"_target_": "hydra_plugins.prefsweep.PrefsweepSweeper", "blocks": None},
+    node={
+        "_target_": "hydra_plugins.prefsweep.PrefsweepSweeper",
+        "_recursive_": False,  # blocks and conditions are data: nothing in them is instantiated
+        "blocks": None,
+        "only": None,
+        "exclude": None,
+    },
     provider="prefsweep",
 )
