@@ -92,3 +92,14 @@ def read(store: Store, name: str) -> Sweep:
         return Sweep(name=name, **json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise StoreError(f"store: {path} cannot be read: {error}") from None
+
+
+def forget(store: Store, name: str) -> None:
+    """Remove what a store knows of a sweep; its artifacts stay until they are cleared away.
+
+    Raises:
+        StoreError: no such sweep.
+    """
+    read(store, name)
+    with store.lock(f"sweep-{name}"):
+        (store.root / "sweeps" / f"{name}.json").unlink(missing_ok=True)

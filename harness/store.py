@@ -34,6 +34,11 @@ FORMAT = 2
 UNUSABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 """What an operating system says where no node can be done: disk full, over quota, read-only, forbidden."""
 
+SET_ASIDE = "manifest.damaged.json"
+"""What a manifest is called once its artifact was found damaged."""
+
+_MAPPINGS = ("spec", "inputs", "rows", "measures", "files", "provenance", "made_from", "released")
+
 _SETTLED = 2.0
 """Seconds after which a change of a folder has surely got another time stamp than the one before."""
 
@@ -292,7 +297,15 @@ class Store:
 
     def set_aside(self, folder: Path) -> None:
         """Take an artifact out of use, so that its node is made again; its files stay until then."""
-        (folder / "manifest.json").rename(folder / "manifest.damaged.json")
+        if (folder / "manifest.json").exists():
+            (folder / "manifest.json").rename(folder / SET_ASIDE)
+        else:
+            (folder / SET_ASIDE).touch()
+
+    def remove(self, folder: Path) -> None:
+        """Delete an artifact; its manifest goes first, so that it is at no moment there in part."""
+        (folder / "manifest.json").unlink(missing_ok=True)
+        shutil.rmtree(folder)
 
     def verify(self, artifact: Artifact) -> list[str]:
         """Names of the artifact's files that are missing or changed, by size and sha256."""
@@ -310,9 +323,20 @@ class Store:
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a folder, or None where it is absent or unreadable: no manifest, no artifact."""
     try:
-        return Manifest(**json.loads((folder / "manifest.json").read_text()))
+        manifest = Manifest(**json.loads((folder / "manifest.json").read_text()))
     except (OSError, ValueError, TypeError):
         return None
+    return manifest if _well_formed(manifest) else None
+
+
+def _well_formed(manifest: Manifest) -> bool:
+    """Whether a manifest, which anyone may have edited, has the shape that everything relies on."""
+    if not all(isinstance(getattr(manifest, name), dict) for name in _MAPPINGS):
+        return False
+    records = (*manifest.files.values(), *manifest.released.values())
+    return all(isinstance(r, dict) and r.keys() >= {"bytes", "sha256"} for r in records) and (
+        manifest.rows.keys() >= {"taken", "kept", "dropped"} and isinstance(manifest.rows["dropped"], dict)
+    )
 
 
 def usable_manifest(folder: Path) -> Manifest | None:
