@@ -1,15 +1,16 @@
 """`sweepctl`: what a store holds, how its sweeps stand, and how to mend and clear it; imports no torch."""
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 from harness.errors import PrefsweepError
-from harness.sweepctl import forget, gc, logs, retry, status, verify, why
+from harness.sweepctl.terminal import safe
 
-_COMMANDS = (status, why, logs, retry, verify, gc, forget)
-"""Modules that each register commands."""
+_COMMANDS = ("status", "why", "logs", "retry", "verify", "gc", "forget")
+"""Modules of this package that each register their commands."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,8 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refuse(text: str, code: int = 2) -> int:
-    from harness.sweepctl.terminal import safe
-
     print(f"error: {safe(text)}", file=sys.stderr)
     return code
 
@@ -45,6 +44,6 @@ def _parser() -> argparse.ArgumentParser:
         "describes the store.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in _COMMANDS:
-        module.register(commands)
+    for name in _COMMANDS:
+        importlib.import_module(f"harness.sweepctl.{name}").register(commands)
     return parser

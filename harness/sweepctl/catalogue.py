@@ -15,6 +15,9 @@ from harness.keys import KEY_DIGITS
 from harness.record import Sweep
 from harness.store import Artifact, Manifest, Store, StoreError, read_manifest, usable_manifest
 
+IMPORTED = "imported"
+"""Stage of what a user brought into the store, which nothing can make anew."""
+
 _KEY = re.compile(rf"[0-9a-f]{{{KEY_DIGITS}}}")
 
 _LISTED = 10

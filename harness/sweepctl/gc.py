@@ -12,12 +12,9 @@ from pathlib import Path
 
 from harness.claims import BusyError
 from harness.store import SET_ASIDE, Store, StoreError, read_manifest
-from harness.sweepctl.catalogue import Catalogue, key_of
+from harness.sweepctl.catalogue import IMPORTED, Catalogue, key_of
 from harness.sweepctl.retry import clear
 from harness.sweepctl.terminal import Commands, add, count, open_store, say, size, span, table
-
-IMPORTED = "imported"
-"""Stage of what a user brought into the store, which nothing can make again."""
 
 _STALE = 3600.0
 """Seconds after which a half-written file is surely left over: each is a moment's work."""
@@ -85,17 +82,13 @@ def _items(catalogue: Catalogue, *, imports: bool) -> Iterator[Item]:
 def _artifacts(catalogue: Catalogue, *, imports: bool) -> Iterator[Item]:
     pointed_to = set(_pointed_to(catalogue))
     for key, folders in sorted(catalogue.folders.items(), key=lambda entry: entry[1]):
-        if catalogue.owner(key) is not None:
-            continue
         for folder in folders:
+            if catalogue.owner(key) is not None or (folder.parent.name == IMPORTED and not imports):
+                continue
             if (folder / SET_ASIDE).exists() and not (folder / "manifest.json").exists():
                 yield Item(path=folder, why="set aside as damaged", claim=key)
-            elif key not in catalogue.wanted and folder not in pointed_to and (imports or not _is_import(folder)):
+            elif key not in catalogue.wanted and folder not in pointed_to:
                 yield Item(path=folder, why="no recorded sweep needs it", claim=key)
-
-
-def _is_import(folder: Path) -> bool:
-    return folder.parent.name == IMPORTED
 
 
 def _pointed_to(catalogue: Catalogue) -> Iterator[Path]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness import record
 from harness.store import StoreError
-from harness.sweepctl.catalogue import Catalogue, key_of
+from harness.sweepctl.catalogue import IMPORTED, Catalogue, key_of
 from harness.sweepctl.terminal import Commands, add, count, open_store, say
 
 
@@ -52,7 +52,7 @@ def _take(catalogue: Catalogue, keys: set[str], *, dependents: bool) -> None:
     asked = _with_originals(catalogue, keys)
     behind = [key for key in _behind(catalogue, asked) if _touched(catalogue, key)]
     chosen = [*asked, *behind] if dependents else asked
-    _refuse_running(catalogue, chosen)
+    _refuse(catalogue, chosen)
     for key in chosen:
         say(f"{catalogue.name(key)}: removed {', '.join(_forget(catalogue, key)) or 'nothing, there was nothing'}")
     if len(asked) > len(keys):
@@ -100,8 +100,11 @@ def _behind(catalogue: Catalogue, keys: list[str]) -> list[str]:
         found |= dict.fromkeys(more)
 
 
-def _refuse_running(catalogue: Catalogue, keys: list[str]) -> None:
+def _refuse(catalogue: Catalogue, keys: list[str]) -> None:
     for key in keys:
+        node = catalogue.node(key)
+        if node is not None and node.stage == IMPORTED and catalogue.find(key) is not None:
+            raise StoreError(f"retry: {node.name} was imported, and nothing can make it anew; nothing has been done")
         if (owner := catalogue.owner(key)) is not None:
             raise StoreError(
                 f"retry: {catalogue.name(key)} is being worked on by process {owner.pid} on {owner.host}; "

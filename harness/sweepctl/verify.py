@@ -11,7 +11,7 @@ from harness.claims import BusyError
 from harness.progress import Reporter
 from harness.provenance import cpus
 from harness.store import Store, StoreError, read_manifest
-from harness.sweepctl.catalogue import Catalogue, is_key, key_of
+from harness.sweepctl.catalogue import IMPORTED, Catalogue, is_key, key_of
 from harness.sweepctl.checks import Finding, Meter, inspect, judge_aliases, judge_origins
 from harness.sweepctl.terminal import Commands, add, count, open_store, say, size
 
@@ -138,5 +138,7 @@ def _conclude(catalogue: Catalogue, bad: list[Finding], *, dry: bool) -> None:
             f"{count(len(heirs), 'artifact')} made from damaged ones are kept, since the damage may have come later; "
             f"`sweepctl retry --dependents {' '.join(damaged)}` has all of them made anew"
         )
+    for imported in [f.folder for f in bad if f.folder.parent.name == IMPORTED]:
+        say(f"nothing can make {imported.name} anew but the import that it came by")
     for sweep in catalogue.sweeps_of(out):
         say(f"to make them again ({sweep.name}): {sweep.command}")

@@ -2,8 +2,10 @@
 
 from harness import record
 from harness.store import Store
+from tests.artifacts import manifest
 from tests.sweepctl.conftest import COMMAND, Desk
 from tests.test_execute import fail
+from tests.test_store import KEY
 
 
 def fail_with_work(desk: Desk, name: str) -> None:
@@ -123,6 +125,14 @@ def test_a_running_node_is_refused_and_nothing_is_done(desk: Desk) -> None:
 def test_a_node_of_which_there_is_nothing(desk: Desk) -> None:
     desk.record()
     assert "removed nothing, there was nothing" in desk.ctl("retry", desk.key("model")).out
+
+
+def test_what_was_imported_is_refused(desk: Desk) -> None:
+    with desk.store.claim(KEY) as work:
+        desk.store.publish(work, manifest("imported", KEY), "mine")
+    result = desk.ctl("retry", KEY)
+    assert result.code == 2
+    assert f"imported mine-{KEY} was imported, and nothing can make it anew" in result.err
 
 
 def test_keys_or_all_failed_but_not_both(desk: Desk) -> None:

@@ -10,7 +10,9 @@ import pytest
 
 from harness.errors import PrefsweepError
 from harness.store import digest_of, file_record
+from tests.artifacts import manifest
 from tests.sweepctl.conftest import COMMAND, Desk
+from tests.test_store import KEY
 
 WHOLE = "every artifact is whole and belongs to the others"
 
@@ -244,6 +246,14 @@ def test_a_renamed_folder_is_found(desk: Desk) -> None:
     desk.folder("sample").rename(desk.folder("sample").with_name("mine"))
     result = desk.ctl("verify")
     assert "damaged: sample/mine: manifest.json: has key" in result.out
+
+
+def test_a_damaged_import_has_to_be_imported_again(desk: Desk) -> None:
+    with desk.store.claim(KEY) as work:
+        folder = desk.store.publish(work, manifest("imported", KEY), "mine").folder
+    assert f"nothing can make mine-{KEY} anew but the import" in desk.ctl("verify").out
+    assert folder.name not in desk.ctl("gc", "--yes").out
+    assert folder.exists()
 
 
 def test_jobs_must_be_positive(desk: Desk) -> None:
