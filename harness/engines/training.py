@@ -1,6 +1,7 @@
 """Training with TRL on token ids and reference log-probabilities of ours."""
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -240,3 +241,19 @@ def _save(trainer: Any, tokenizer: Any, spec: Any, target: Path) -> None:
         model = model.to(getattr(torch, spec.save_dtype))
     model.save_pretrained(target, safe_serialization=True)
     tokenizer.save_pretrained(target)
+    if spec.lora is not None:
+        _make_reproducible(target)
+
+
+def _make_reproducible(adapters: Path) -> None:
+    """Leave nothing beside the adapters that differs from run to run: a card and a path of this machine, a set's order.
+
+    Equal trainings have equal files then, by which the store knows them.
+    """
+    (adapters / "README.md").unlink(missing_ok=True)
+    path = adapters / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = None
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()
+    path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")

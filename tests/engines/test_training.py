@@ -131,6 +131,17 @@ def test_adapters_are_small_and_change_the_answers_of_their_base(tiny_policy: Pa
         assert (adapted(ids).logits - base(ids).logits).abs().max() > 1e-3
 
 
+def test_equal_trainings_write_equal_files(tiny_policy: Path, tmp_path: Path) -> None:
+    spec = dataclasses.replace(SPEC, method="lora", lora=LORA)
+    for name in ("one", "other"):
+        _train(tiny_policy, _rows(tiny_policy), spec, tmp_path / name)
+    one, other = (
+        {path.name: path.read_bytes() for path in (tmp_path / name / "weights").iterdir()} for name in ("one", "other")
+    )
+    assert one == other
+    assert not any(str(tiny_policy).encode() in content for content in one.values())
+
+
 def test_a_training_that_diverges_fails_instead_of_ending(tiny_policy: Path, tmp_path: Path) -> None:
     rows = _rows(tiny_policy)
     rows[0]["ref_chosen_logp"] = rows[0]["ref_rejected_logp"] = float("nan")
