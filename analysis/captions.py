@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from analysis.schema import PAIR, plain
+from analysis.schema import IMPORTED, PAIR, plain, was_imported
 from analysis.statistics import CONSTRUCTION
 from harness.positions import PAIRS
 
@@ -36,7 +36,7 @@ def labels_sentence(done: pd.DataFrame) -> str:
     """The labels that stand beside every number."""
     return (
         f"Judge: {_values(done, 'judge_label')}. Against: {_values(done, 'reference')}. "
-        f"Answers: {_values(done, 'decoding')}. Reward: {_values(done, 'reward_label')}."
+        f"Answers: {_values(done, 'decoding')}. Reward: {_values(done[~was_imported(done)], 'reward_label') or 'none'}."
     )
 
 
@@ -87,6 +87,9 @@ def position_text(position: object) -> str:
 
 def construction_label(cell: "pd.Series[Any]", cells: pd.DataFrame) -> str:
     """Name, pair and those further construction settings that differ among `cells` of that construction."""
+    for column, what in zip(IMPORTED, ("model", "answers"), strict=True):
+        if imported := plain(cell.get(column)):
+            return f"imported {what} {imported}"
     name = plain(cell["construction.name"])
     own = cells[cells["construction.name"] == cell["construction.name"]]
     keys = [key for key in map(str, cells.columns) if key.startswith("construction.")]

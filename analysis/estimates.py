@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from analysis.schema import LABELS, MEASURES, PAIR, SEED, configuration_columns, plain
+from analysis.schema import IMPORTED, LABELS, MEASURES, PAIR, SEED, configuration_columns, plain
 from analysis.statistics import (
     Floats,
     Interval,
@@ -88,8 +88,8 @@ def sort_cells(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparison_columns(cells: pd.DataFrame) -> list[str]:
-    """Settings that must agree for two cells to be compared: all but construction, pair and n."""
-    own = {"results", "seeds", "planned", "experiment", "n", *INTERVAL, *PAIR}
+    """Settings that must agree for two cells to be compared: all but construction, pair, n and what was imported."""
+    own = {"results", "seeds", "planned", "experiment", "n", *INTERVAL, *PAIR, *IMPORTED}
     settings = [name for name in configuration_columns(cells) if name not in own]
     return [name for name in settings if not name.startswith("construction.")]
 

@@ -57,8 +57,8 @@ def load_overlap(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
     opened = Store(Path(store)).check()
     rows: dict[str, set[tuple[str, bytes, bytes]]] = {}
     for point in _points(opened, sweep).values():
-        cell = point["nodes"]["train"]
-        artifact = None if cell in rows else opened.find("pairs", point["nodes"]["pairs"])
+        cell, pairs = _cell(point["nodes"]), point["nodes"].get("pairs")
+        artifact = None if cell in rows or pairs is None else opened.find("pairs", pairs)
         if artifact is not None:
             table = artifact.table("pairs", ["prompt_id", "chosen_ids", "rejected_ids"]).to_pandas()
             rows[cell] = {
@@ -80,19 +80,25 @@ def _points(store: Store, sweep: str | None) -> dict[str, Any]:
     return points
 
 
+def _cell(nodes: Mapping[str, str]) -> str:
+    """Key of a cell: of its training, or of what was imported instead."""
+    return nodes["train"] if "train" in nodes else nodes["imported"]
+
+
 def _row(store: Store, key: str, point: Mapping[str, Any]) -> dict[str, Any]:
     """One result: its configuration, how it stands, and its measures as far as they exist."""
     nodes = point["nodes"]
-    found = {stage: store.find(stage, node) for stage, node in nodes.items()}
+    found = {"pairs": None, "train": None} | {stage: store.find(stage, node) for stage, node in nodes.items()}
+    trained = found["train"] or found.get("imported")
     status, reason = _status(store, point, found)
     configuration = dict(point["config"])
     return {
         "result": key,
-        "cell": nodes["train"],
+        "cell": _cell(nodes),
         "status": status,
         "reason": reason,
         "rows_id": found["pairs"].manifest.content_id if found["pairs"] else None,
-        "trained_id": found["train"].manifest.content_id if found["train"] else None,
+        "trained_id": trained.manifest.content_id if trained else None,
         **configuration,
         **_labels(store, configuration, found),
         **_measures(store, found),

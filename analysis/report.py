@@ -30,7 +30,7 @@ from analysis.estimates import (
     simultaneous_intervals,
 )
 from analysis.figures import figure_of, pair_heatmap, save, scaling_curve
-from analysis.schema import PAIR, check_results, check_verdicts, plain
+from analysis.schema import PAIR, check_results, check_verdicts, plain, varying_columns, was_imported
 from analysis.tables import WIN_RATE, cell_name, cell_table, markdown_safe, markdown_table, spreadsheet_safe
 from harness.errors import PrefsweepError
 
@@ -86,7 +86,7 @@ def write_figures(cells: pd.DataFrame, table: pd.DataFrame, out: Path, provenanc
             provenance=provenance,
         )
         paths += save(figure_of(axes), out / _stem("heatmap", setting))
-    for setting, part in split(cells, comparison_columns(cells)):
+    for setting, part in split(cells[~was_imported(cells)], comparison_columns(cells)):
         if part.loc[part["status"] == "done", "n"].nunique() < 2:
             continue
         axes = scaling_curve(
@@ -104,7 +104,7 @@ def split(cells: pd.DataFrame, columns: list[str]) -> Iterator[tuple[Setting, pd
     if cells.empty:
         return
     keys = cells[columns].map(plain)
-    varying = [name for name in columns if keys[name].nunique() > 1]
+    varying = varying_columns(cells, columns)
     if not varying:
         yield {}, cells
         return

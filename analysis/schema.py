@@ -65,6 +65,9 @@ STATUSES: Final = ("done", "empty", "failed", "missing")
 
 PAIR: Final = ("pair.chosen", "pair.rejected")
 
+IMPORTED: Final = ("train.imported", "evaluate.answers")
+"""Names of a model or of answers that were imported: a cell that has one was not trained here."""
+
 SEED: Final = "train.seed"
 """The repeat axis: results that differ in nothing else are repeats of one construction."""
 
@@ -75,6 +78,19 @@ def configuration_columns(results: pd.DataFrame) -> list[str]:
     """Columns that hold configuration keys, in the frame's order."""
     known = IDENTITY.keys() | LABELS.keys() | MEASURES.keys()
     return [column for column in results.columns if column not in known]
+
+
+def was_imported(cells: pd.DataFrame) -> "pd.Series[bool]":
+    """Which cells were imported rather than trained; no setting of pool, pairs or training is theirs."""
+    names = [name for name in IMPORTED if name in cells.columns]
+    return (cells[names].map(plain) != "").any(axis=1)
+
+
+def varying_columns(cells: pd.DataFrame, columns: list[str]) -> list[str]:
+    """Those of the columns in which cells differ; what an imported cell makes no use of is no difference."""
+    imported = was_imported(cells)
+    values = {name: cells[name].map(plain) for name in columns}
+    return [name for name in columns if values[name][~(imported & (values[name] == ""))].nunique() > 1]
 
 
 def check_results(results: pd.DataFrame) -> None:

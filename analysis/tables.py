@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.captions import construction_label
 from analysis.estimates import comparison_columns
-from analysis.schema import plain, strip_control
+from analysis.schema import plain, strip_control, varying_columns
 
 WIN_RATE: Final = "win rate % [95 %]"
 
@@ -31,13 +31,14 @@ def cell_table(cells: pd.DataFrame) -> pd.DataFrame:
 
 def varying_settings(cells: pd.DataFrame) -> list[str]:
     """The settings, construction, pair and n aside, that differ among the cells."""
-    return [name for name in comparison_columns(cells) if cells[name].map(plain).nunique() > 1]
+    return varying_columns(cells, comparison_columns(cells))
 
 
 def cell_name(cell: "pd.Series[Any]", cells: pd.DataFrame) -> str:
     """A cell in words: construction, pair, n and the settings that vary among `cells`."""
     settings = [f"{name}={plain(cell[name])}" for name in varying_settings(cells)]
-    return ", ".join([construction_label(cell, cells), f"n={plain(cell['n'])}", *settings])
+    size = [f"n={plain(cell['n'])}"] if plain(cell["n"]) else []
+    return ", ".join([construction_label(cell, cells), *size, *settings])
 
 
 def spreadsheet_safe(frame: pd.DataFrame) -> pd.DataFrame:

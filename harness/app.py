@@ -56,7 +56,7 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None,
             f"{', '.join(sorted(_OPTIONS))}: one value for all points of a command; these cannot be swept"
         )
     store = Store(Path(options.store).expanduser())
-    plan = make_plan(configs)
+    plan = make_plan(configs, store)
     if options.dry_run:
         outline = dry_run.outline(plan, store)
         dry_run.show(outline, reporter)
@@ -74,7 +74,7 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None,
 
 
 def _last_line(sweep: str, plan: Plan, summary: Summary) -> str:
-    empty = sum(point.nodes["train"].key in summary.empty for point in plan.points)
+    empty = sum(point.nodes["judge"].key in summary.empty for point in plan.points)
     counts = {
         "nodes computed": len(summary.computed),
         "found done": len(summary.done),

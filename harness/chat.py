@@ -17,6 +17,32 @@ def decode_response(tokenizer: Any, token_ids: Sequence[int]) -> str:
     return str(tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
 
+def encode_response(tokenizer: Any, text: str, end: int | None) -> list[int]:
+    """Token ids of a response that was brought along as text.
+
+    What looks like a special token in the text is text: a response cannot end its own turn.
+
+    Args:
+        end: the stop token of a response that ended by itself, of `response_end`; None for one that was cut.
+    """
+    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return [*map(int, ids), *([] if end is None else [end])]
+
+
+def response_end(tokenizer: Any, stops: Sequence[int]) -> int:
+    """The one of the stop tokens that a finished response is given: the chat template's own where it writes one."""
+    end = end_of_turn(tokenizer)
+    return end if end is not None and end in stops else stops[0]
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """The special token that the chat template writes after an assistant's message; None where it writes none."""
+    turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    ids = tokenizer.apply_chat_template(turn, tokenize=True, return_dict=False)
+    special = [i for i in ids if i in tokenizer.all_special_ids]
+    return int(special[-1]) if special else None
+
+
 def stop_tokens(tokenizer: Any, generation_config: Any) -> list[int]:
     """Every token id that ends a response: those of the generation config and the tokenizer's end of sequence."""
     configured = generation_config.eos_token_id

@@ -56,8 +56,10 @@ class PromptsConfig:
 class SamplerConfig:
     """How the pool is drawn."""
 
-    engine: Literal["transformers"]
-    """What generates the text."""
+    engine: Literal["transformers", "imported"]
+    """What generates the text; `imported`: nothing does, the responses were brought along."""
+    imported: str | None
+    """`engine=imported`: name under which `sweepctl import responses` keeps the pool."""
     seed: int
     """Seed of the pool; a sweep over training seeds shares one pool."""
     temperature: float
@@ -84,8 +86,11 @@ class RewardConfig:
 
     name: str
     """Short name; not part of any key."""
-    engine: Literal["embedded", "length"]
-    """`embedded`: the proxy of `harness.engines.proxy_reward`; `length`: counts of tokens and words, for controls."""
+    engine: Literal["embedded", "length", "imported"]
+    """`embedded`: the proxy of `harness.engines.proxy_reward`; `length`: counts of tokens and words, for controls;
+    `imported`: rewards that were brought along."""
+    imported: str | None
+    """`engine=imported`: name under which `sweepctl import rewards` keeps them."""
     weights: Mapping[str, float]
     """Weight of each attribute in the scalar reward."""
 
@@ -150,6 +155,8 @@ class TrainConfig:
 
     name: str
     """Short name; not part of any key."""
+    imported: str | None
+    """Name under which `sweepctl import model` keeps a model that takes the place of a trained one; None: train."""
     method: Literal["full", "lora"]
     """All weights, or low-rank adapters."""
     seed: int
@@ -200,6 +207,8 @@ class EvaluateConfig:
     """Use only the first so many lines."""
     references: str | None
     """JSON-lines file with `prompt` or `messages` and `answer`; None means the untrained policy's own answers."""
+    answers: str | None
+    """Name under which `sweepctl import answers` keeps answers that are judged instead of a trained model's."""
     max_new_tokens: int
     """Answers longer than this are cut."""
     max_prompt_tokens: int
@@ -353,12 +362,32 @@ def check(config: Config) -> Config:
             f"loss.label_smoothing: {config.loss.label_smoothing} would do nothing with loss.type={config.loss.type}; "
             "only robust uses it"
         )
+    _check_imports(config)
     if config.policy.source == "hub" and not re.fullmatch(r"[0-9a-f]{40}", config.policy.revision or ""):
         raise ConfigError(
             f"policy.revision: {config.policy.revision!r} is no commit; expected its 40 hex digits, since a branch or "
             "tag would let one key mean different weights"
         )
     return config
+
+
+def _check_imports(config: Config) -> None:
+    """What is imported is named where it is used, and nowhere else."""
+    for path in ("sampler", "reward"):
+        engine, name = _at(config, f"{path}.engine"), _at(config, f"{path}.imported")
+        if engine == "imported" and name is None:
+            raise ConfigError(f"{path}.imported: must be given with {path}.engine=imported: the name of an import")
+        if engine != "imported" and name is not None:
+            raise ConfigError(
+                f"{path}.imported: {name!r} would do nothing with {path}.engine={engine}; set {path}=imported"
+            )
+    if config.reward.imported is not None and config.reward.weights:
+        raise ConfigError("reward.weights: would do nothing with reward.engine=imported; the rewards are as imported")
+    if config.train.imported is not None and config.evaluate.answers is not None:
+        raise ConfigError(
+            f"evaluate.answers: imported answers ({config.evaluate.answers!r}) cannot be those of an imported model "
+            f"(train.imported={config.train.imported!r}); give one of the two"
+        )
 
 
 _POSITIVE = [
@@ -433,9 +462,25 @@ def used(config: Config) -> dict[str, Any]:
     return {name: None if any(_within(name, path) for path in unused) else value for name, value in flat.items()}
 
 
+def trains(config: Config) -> bool:
+    """Whether the point trains a model, rather than judging a model or answers that were imported."""
+    return config.train.imported is None and config.evaluate.answers is None
+
+
+_OF_GENERATION = ("temperature", "top_p", "max_new_tokens", "max_prompt_tokens", "batch_size", "seed")
+
+
 def _unused(config: Config) -> list[str]:
     """Dotted paths of settings, or of groups of them, without effect in this point."""
     paths = ["sampler.pool"]
+    if not trains(config):
+        paths += ["prompts", "sampler", "reward", "construction", "pair", "loss", "n"]
+        paths += [f"train.{f.name}" for f in dataclasses.fields(TrainConfig) if f.name != "imported"]
+    if config.sampler.engine == "imported":
+        paths += [f"sampler.{name}" for name in _OF_GENERATION]
+    if config.evaluate.answers is not None and config.evaluate.references is not None:
+        # Neither side is answered here. The policy stays: it says which results stand beside each other.
+        paths += [f"evaluate.{name}" for name in _OF_GENERATION]
     if config.construction.name != "position":
         paths.append("pair")
     if config.construction.name != "sweet_spot":

@@ -7,22 +7,36 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from harness import imports
 from harness import prompts as prompt_files
-from harness.config import Config, used
+from harness.config import Config, trains, used
 from harness.engines.embedding import find_model_folder
 from harness.errors import ConfigError
 from harness.keys import digest, node_key
 from harness.packages import model_files, package_folder
 from harness.positions import POSITIONS
 from harness.prompts import PromptSet, block_of
-from harness.stages import judge, model, pairs, reference, respond, sample, score, select, train
+from harness.stages import imported, judge, model, pairs, reference, respond, sample, score, select, train
 from harness.stages import prompts as prompts_stage
 from harness.store import Artifact, Store, file_record
 
-STAGES = ("model", "prompts", "sample", "score", "select", "reference", "pairs", "train", "respond", "judge")
+STAGES = (
+    "imported",
+    "model",
+    "prompts",
+    "sample",
+    "score",
+    "select",
+    "reference",
+    "pairs",
+    "train",
+    "respond",
+    "judge",
+)
 """The stages in the order of the data."""
 
 _VERSIONS: Mapping[str, int] = {
+    "imported": imported.VERSION,
     "model": model.VERSION,
     "prompts": prompts_stage.VERSION,
     "sample": sample.VERSION,
@@ -89,7 +103,8 @@ class Point:
 
     config: Config
     nodes: Mapping[str, Node]
-    """The point's own: `pairs`, `train`, `respond`, `judge`."""
+    """The point's own: `pairs`, `train`, `respond`, `judge`; where a model or answers are imported, `imported` instead
+    of the first two."""
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -123,13 +138,16 @@ class Plan:
         return {key: artifact for key, artifact in found.items() if artifact is not None}
 
 
-def make_plan(configs: Sequence[Config]) -> Plan:
+def make_plan(configs: Sequence[Config], store: Store | None = None) -> Plan:
     """Plan all points together; points that differ only in settings without effect are one.
 
+    Args:
+        store: where imports are looked up by their name.
+
     Raises:
-        ConfigError: unreadable prompts, a missing model folder; nothing has been done by then.
+        ConfigError: unreadable prompts, a missing model folder, an unknown import; nothing has been done by then.
     """
-    builder = _Builder()
+    builder = _Builder(store)
     distinct: dict[str, Config] = {}
     for config in configs:
         distinct.setdefault(digest(used(config)), config)
@@ -137,7 +155,7 @@ def make_plan(configs: Sequence[Config]) -> Plan:
     own, unshared = [], []
     for config in configs:
         start = len(builder.asked)
-        own.append(builder.point(config))
+        own.append(builder.point(config) if trains(config) else None)
         unshared.append(set(builder.asked[start:]))
     rows = builder.with_common_rows(configs, own)
     points = []
@@ -152,7 +170,9 @@ def make_plan(configs: Sequence[Config]) -> Plan:
 class _Builder:
     """Makes nodes, each key once."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Store | None) -> None:
+        self.store = store
+        self.brought: dict[tuple[str, str], Artifact] = {}
         self.nodes: dict[str, Node] = {}
         self.asked: list[str] = []
 
@@ -170,7 +190,7 @@ class _Builder:
             for responses in self.sample(config, policy, prompts, frozen, block):
                 sampled.append(responses)
                 scored.append(self.score(config, responses, frozen))
-        if "embedded" in (config.reward.engine, config.judge.engine):
+        if config.reward.engine == "embedded":
             find_model_folder()
         picks = self.select(config, scored)
         logps = self.reference(config, policy, picks, sampled)
@@ -182,38 +202,69 @@ class _Builder:
             inputs={"picks": (picks,), "reference": (logps,)},
         )
 
-    def with_common_rows(self, configs: Sequence[Config], own: Sequence[Node]) -> list[Node]:
+    def with_common_rows(self, configs: Sequence[Config], own: Sequence[Node | None]) -> list[Node | None]:
         """The same cells; where `rows` is `common`, restricted to the prompts that each cell of the sweep kept."""
-        distinct = tuple({node.key: node for node in own}.values())
+        distinct = tuple({node.key: node for node in own if node is not None}.values())
         return [
             self.node(stage="pairs", slug=f"{n.slug}-common", spec=n.spec, inputs={**n.inputs, "others": distinct})
-            if config.construction.rows == "common"
+            if n is not None and config.construction.rows == "common"
             else n
             for config, n in zip(configs, own, strict=True)
         ]
 
-    def finish(self, config: Config, rows: Node) -> Point:
-        """Training and evaluation of a cell."""
-        policy = self.policy(config)
+    def finish(self, config: Config, rows: Node | None) -> Point:
+        """Training, or what was imported instead, and evaluation of a cell."""
+        if config.judge.engine == "embedded":
+            find_model_folder()
         instructions = load_held_out(config)
         frozen = self.prompts(instructions, config.evaluate.name)
-        trained = self.train(config, policy, rows)
-        answers = self.respond(config, trained, policy, frozen, instructions)
+        own = self.own(config, rows)
+        if config.evaluate.answers is not None:
+            answers = self.imported_answers(own["imported"], frozen, instructions)
+        else:
+            answers = self.respond(config, own[list(own)[-1]], self.policy(config), frozen, instructions)
         if config.evaluate.references is None:
+            policy = self.policy(config)
             references = self.respond(config, policy, policy, frozen, instructions)
         else:
             given = load_references(config)
             references = self.prompts(given, f"{config.evaluate.name}-references")
         verdicts = self.node(
             stage="judge",
-            slug=_slug(config.judge.name, *trained.slug.split("-")),
+            slug=_slug(config.judge.name, *answers.slug.split("-")),
             spec=judge.Spec(engine=config.judge.engine),
             inputs={"answers": (answers,), "references": (references,)},
             uses={"instructions": (frozen,)},
             units=len(instructions.prompts),
         )
-        nodes = {"pairs": rows, "train": trained, "respond": answers, "judge": verdicts}
-        return Point(config=config, nodes=nodes)
+        return Point(config=config, nodes={**own, "respond": answers, "judge": verdicts})
+
+    def own(self, config: Config, rows: Node | None) -> dict[str, Node]:
+        """A cell's own nodes up to what answers: its rows and its training, or what was imported instead."""
+        if rows is not None:
+            return {"pairs": rows, "train": self.train(config, self.policy(config), rows)}
+        if config.train.imported is not None:
+            return {"imported": self.imported("model", config.train.imported, "train.imported")}
+        assert config.evaluate.answers is not None
+        answers, asked = config.evaluate.answers, load_held_out(config)
+        return {"imported": self.imported("answers", answers, "evaluate.answers", asked)}
+
+    def imported(self, kind: str, name: str, key: str, prompts: PromptSet | None = None) -> Node:
+        """What the store holds under a name.
+
+        Raises:
+            ConfigError: no such import, or none of its rows is about any of the prompts.
+        """
+        if (kind, name) not in self.brought:
+            self.brought[kind, name] = imports.find(self.store, kind, name, key)
+        artifact = self.brought[kind, name]
+        if prompts is not None and imported.prompts_of(artifact).isdisjoint(p.prompt_id for p in prompts.prompts):
+            raise ConfigError(
+                f"{key}: the imported {kind} {name!r} are about none of the {len(prompts.prompts)} prompts; what "
+                "belongs to a prompt carries its text, its messages, or their hash"
+            )
+        spec = imported.Spec(kind=kind, content=artifact.manifest.spec["content"])
+        return self.node(stage="imported", slug=f"{kind}-{name}", spec=spec)
 
     def policy(self, config: Config) -> Node:
         policy = config.policy
@@ -244,6 +295,9 @@ class _Builder:
         self, config: Config, policy: Node, prompts: PromptSet, frozen: Node, sample_block: int
     ) -> Iterator[Node]:
         sampler = config.sampler
+        inputs = {"policy": (policy,)}
+        if sampler.imported is not None:
+            inputs["imported"] = (self.imported("responses", sampler.imported, "sampler.imported", prompts),)
         for block in range(sampler.prompt_blocks):
             ids = sorted(p.prompt_id for p in prompts.prompts if block_of(p.prompt_id, sampler.prompt_blocks) == block)
             if not ids:
@@ -251,33 +305,26 @@ class _Builder:
             yield self.node(
                 stage="sample",
                 slug=_slug(config.policy.name, f"b{block}", f"s{sample_block}"),
-                spec=sample.Spec(
-                    engine=sampler.engine,
-                    seed=sampler.seed,
-                    temperature=sampler.temperature,
-                    top_p=sampler.top_p,
-                    max_new_tokens=sampler.max_new_tokens,
-                    max_prompt_tokens=sampler.max_prompt_tokens,
-                    batch_size=sampler.batch_size,
-                    dtype=config.policy.dtype,
-                    trust_remote_code=config.policy.trust_remote_code,
-                    blocks=sampler.prompt_blocks,
-                    block=block,
-                    prompts=digest(ids),
-                    sample_block=sample_block,
-                    samples=sampler.sample_block,
-                ),
-                inputs={"policy": (policy,)},
+                spec=_sample_spec(config, ids, block, sample_block),
+                inputs=inputs,
                 uses={"prompts": (frozen,)},
                 units=len(ids) * sampler.sample_block,
             )
 
     def score(self, config: Config, responses: Node, frozen: Node) -> Node:
+        reward = config.reward
+        inputs = {"responses": (responses,)}
+        spec: score.Spec | imported.ScoreSpec
+        if reward.imported is not None:
+            inputs["imported"] = (self.imported("rewards", reward.imported, "reward.imported"),)
+            spec = imported.ScoreSpec()
+        else:
+            spec = score.check_weights(score.Spec(engine=reward.engine, weights=reward.weights))
         return self.node(
             stage="score",
-            slug=_slug(config.reward.name, *responses.slug.split("-")[1:]),
-            spec=score.check_weights(score.Spec(engine=config.reward.engine, weights=config.reward.weights)),
-            inputs={"responses": (responses,)},
+            slug=_slug(reward.name, *responses.slug.split("-")[1:]),
+            spec=spec,
+            inputs=inputs,
             uses={"prompts": (frozen,)},
             units=responses.units,
         )
@@ -344,6 +391,16 @@ class _Builder:
             params={"save_steps": settings.save_steps},
         )
 
+    def imported_answers(self, answers: Node, frozen: Node, instructions: PromptSet) -> Node:
+        return self.node(
+            stage="respond",
+            slug=answers.slug,
+            spec=imported.RespondSpec(instructions=instructions.hash),
+            inputs={"imported": (answers,)},
+            uses={"instructions": (frozen,)},
+            units=len(instructions.prompts),
+        )
+
     def respond(self, config: Config, answering: Node, policy: Node, frozen: Node, instructions: PromptSet) -> Node:
         evaluate = config.evaluate
         greedy = evaluate.temperature == 0
@@ -379,6 +436,34 @@ class _Builder:
         for point in points:
             visit(point.nodes["judge"])
         return ordered
+
+
+def _sample_spec(
+    config: Config, prompt_ids: Sequence[str], block: int, sample_block: int
+) -> sample.Spec | imported.SampleSpec:
+    """What decides one block of the pool; how imported responses were generated is not known."""
+    sampler, policy = config.sampler, config.policy
+    place: dict[str, Any] = {
+        "blocks": sampler.prompt_blocks,
+        "block": block,
+        "prompts": digest(prompt_ids),
+        "sample_block": sample_block,
+        "samples": sampler.sample_block,
+    }
+    if sampler.imported is not None:
+        return imported.SampleSpec(trust_remote_code=policy.trust_remote_code, **place)
+    return sample.Spec(
+        engine=sampler.engine,
+        seed=sampler.seed,
+        temperature=sampler.temperature,
+        top_p=sampler.top_p,
+        max_new_tokens=sampler.max_new_tokens,
+        max_prompt_tokens=sampler.max_prompt_tokens,
+        batch_size=sampler.batch_size,
+        dtype=policy.dtype,
+        trust_remote_code=policy.trust_remote_code,
+        **place,
+    )
 
 
 def pair_of(config: Config) -> tuple[str, str]:

@@ -124,12 +124,21 @@ def _parse(line: str, where: str, number: int) -> Prompt:
         raise ConfigError(f"{where}: expected an object with either 'prompt' or 'messages'")
     messages = [{"role": "user", "content": row["prompt"]}] if "prompt" in row else row["messages"]
     return Prompt(
-        prompt_id=digest({"messages": _messages(messages, where)}),
+        prompt_id=prompt_id(messages, where),
         source_id=str(row.get("id", number)),
         kind=str(row.get("kind", "")),
         messages=tuple(messages),
         answer=_text(row, "answer", where) if "answer" in row else None,
     )
+
+
+def prompt_id(messages: Any, where: str) -> str:
+    """The id of a conversation: the hash of its messages, which are checked.
+
+    Raises:
+        ConfigError: no messages, a wrong role, or an empty text; begins with `where`.
+    """
+    return digest({"messages": _messages(messages, where)})
 
 
 def _messages(messages: Any, where: str) -> Sequence[dict[str, str]]:

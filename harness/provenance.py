@@ -15,11 +15,15 @@ PACKAGES = ("prefsweep", "torch", "transformers", "trl", "peft", "numpy", "pyarr
 @lru_cache(maxsize=1)
 def provenance() -> dict[str, Any]:
     """Versions, commit, device and host of this process."""
+    return {**software(), "device": _device()}
+
+
+def software() -> dict[str, Any]:
+    """Versions, commit and host, for what needs no device and no torch."""
     return {
         "versions": {package: _version(package) for package in PACKAGES},
         "python": platform.python_version(),
         "commit": commit(),
-        "device": _device(),
         "host": platform.node(),
     }
 

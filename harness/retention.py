@@ -27,7 +27,8 @@ class Retention:
     def after(self, node: Node) -> Iterator[str]:
         """What to do once a node has ended; yields one line for every artifact whose weights were given up."""
         if self._keep == "none" and node.stage == "respond":
-            yield from self._release(node.inputs["model"][0])
+            for answering in node.inputs.get("model", ()):  # imported answers have none
+                yield from self._release(answering)
 
     def at_the_end(self) -> Iterator[str]:
         """What to do once a command's work is over."""
@@ -78,10 +79,10 @@ class Retention:
         for sweep in self._sweeps():
             for key, node in sweep.nodes.items():
                 if node["stage"] == "respond" and self._store.find("respond", key) is None:
-                    model = node["inputs"]["model"][0]
-                    found = self._store.find(sweep.nodes[model]["stage"], model)
-                    if found is not None and found.folder == artifact.folder:
-                        return True
+                    for model in node["inputs"].get("model", ()):
+                        found = self._store.find(sweep.nodes[model]["stage"], model)
+                        if found is not None and found.folder == artifact.folder:
+                            return True
         return False
 
     def _sweeps(self) -> Iterator[record.Sweep]:

@@ -102,6 +102,18 @@ VERDICTS = pa.schema(
 )
 
 
+IMPORTED_RESPONSES = pa.schema(
+    [_ID, _SAMPLE, ("text", pa.string()), ("token_ids", _TOKENS), ("finish_reason", pa.string())]
+)
+IMPORTED_ANSWERS = pa.schema([_ID, ("answer", pa.string())])
+IMPORTED_PROMPTS = pa.schema([_ID, ("rows", pa.int32())])
+
+
+def imported_rewards_schema(attributes: Sequence[str]) -> pa.Schema:
+    """Schema of imported rewards, which may carry the text that they score."""
+    return rewards_schema(attributes).insert(2, pa.field("response", pa.string()))
+
+
 def rewards_schema(attributes: Sequence[str]) -> pa.Schema:
     """Schema of a reward table: the scalar and one column for each attribute."""
     return pa.schema([_ID, _SAMPLE, ("reward", pa.float64()), *((f"attribute_{a}", pa.float64()) for a in attributes)])

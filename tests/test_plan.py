@@ -59,6 +59,7 @@ def grid() -> Plan:
 def test_a_grid_shares_everything_left_of_the_pairs(grid: Plan) -> None:
     pool = 3 * 64 // 16
     assert grid.count() == {
+        "imported": 0,
         "model": 1,
         "prompts": 2,
         "sample": pool,
@@ -75,6 +76,7 @@ def test_a_grid_shares_everything_left_of_the_pairs(grid: Plan) -> None:
 def test_one_pipeline_per_point_would_do_it_all_again(grid: Plan) -> None:
     samples = 21 * 3 * (1 + 2 + 4)
     assert grid.naive == {
+        "imported": 0,
         "model": 63,
         "prompts": 126,
         "sample": samples,
@@ -133,8 +135,8 @@ def test_a_position_of_its_own_gets_its_own_selection() -> None:
 
 
 DOWN = {first: from_stage(first) for first in STAGES}
-EVERYTHING_BUT_PROMPTS = set(STAGES) - {"prompts"}
-EVERYTHING_BUT_MODEL = set(STAGES) - {"model"}
+EVERYTHING_BUT_PROMPTS = from_stage("model") - {"prompts"}
+EVERYTHING_BUT_MODEL = from_stage("prompts")
 SAMPLED = ("evaluate.temperature=0.7",)
 LORA = ("train=lora",)
 HUB = ("policy=hub", "policy.id=some/model", f"policy.revision={'a' * 40}")
@@ -386,7 +388,7 @@ GOLDEN = {
 
 def first_of_each_stage(config: Config) -> dict[str, str]:
     nodes = make_plan([config]).nodes
-    return {stage: min(key for key, node in nodes.items() if node.stage == stage) for stage in STAGES}
+    return {stage: min(key for key, node in nodes.items() if node.stage == stage) for stage in GOLDEN}
 
 
 def test_keys_of_the_default_point_are_what_they_have_always_been() -> None:

@@ -35,22 +35,14 @@ def convert_packaged(model_id: str, revision: str, target: Path) -> None:
     )
     # Some versions of transformers read the wrong end-of-sequence token out of a GGUF file; the chat template says
     # which token ends a turn.
-    end = _end_of_turn(tokenizer)
+    end = chat.end_of_turn(tokenizer)
+    if end is None:
+        raise ConfigError("policy.id: the chat template ends a turn with no special token")
     tokenizer.eos_token = tokenizer.pad_token = tokenizer.convert_ids_to_tokens(end)
     for config in (model.config, model.generation_config):
         config.eos_token_id = config.pad_token_id = end
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-
-
-def _end_of_turn(tokenizer: Any) -> int:
-    """The special token that the chat template writes after an assistant's message."""
-    turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    ids = tokenizer.apply_chat_template(turn, tokenize=True, return_dict=False)
-    special = [i for i in ids if i in tokenizer.all_special_ids]
-    if not special:
-        raise ConfigError("policy.id: the chat template ends a turn with no special token")
-    return int(special[-1])
 
 
 def locate(source: str, model_id: str, revision: str, trust_remote_code: bool) -> Path:
@@ -90,7 +82,7 @@ def inspect(path: Path, trust_remote_code: bool, name: str) -> dict[str, Any]:
     Raises:
         ConfigError: unreadable, pickled weights, no chat template, or no stop token.
     """
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+    from transformers import AutoConfig, AutoTokenizer
 
     weights = sorted(path.glob("*.safetensors"))
     if not weights:
@@ -103,11 +95,7 @@ def inspect(path: Path, trust_remote_code: bool, name: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         first = (str(error).splitlines() or ["unreadable"])[0]
         raise ConfigError(f"policy {name}: {path} cannot be read: {first}") from None
-    has_generation = (path / "generation_config.json").is_file()
-    generation = (
-        GenerationConfig.from_pretrained(path) if has_generation else GenerationConfig.from_model_config(config)
-    )
-    stops = chat.stop_tokens(tokenizer, generation)
+    stops = chat.stop_tokens(tokenizer, _generation_config(path, config))
     chat.check_tokenizer(tokenizer, stops, name)
     return {
         "architecture": (config.architectures or ["unknown"])[0],
@@ -115,6 +103,24 @@ def inspect(path: Path, trust_remote_code: bool, name: str) -> dict[str, Any]:
         "stop_tokens": stops,
         "weight_bytes": sum(file.stat().st_size for file in weights),
     }
+
+
+def _generation_config(path: Path, config: Any) -> Any:
+    from transformers import GenerationConfig
+
+    if (path / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(path)
+    return GenerationConfig.from_model_config(config)
+
+
+@lru_cache(maxsize=2)
+def load_tokenizer(path: Path, trust_remote_code: bool) -> tuple[Any, tuple[int, ...]]:
+    """A policy's tokenizer and its stop tokens, without its weights."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    return tokenizer, tuple(chat.stop_tokens(tokenizer, _generation_config(path, config)))
 
 
 def load(path: Path, dtype: str, trust_remote_code: bool, base: Path | None = None) -> tuple[Any, Any, list[int]]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from harness import chat, tables
-from harness.stages import Context, Outcome
+from harness.stages import Context, Outcome, imported
 from harness.store import Rows
 
 VERSION = 1
@@ -31,12 +31,16 @@ class Spec:
     trust_remote_code: bool
 
 
-def run(context: Context, spec: Spec) -> Outcome:
+def run(context: Context, spec: Spec | imported.RespondSpec) -> Outcome:
     """Answer every instruction once; the untrained policy's divergence from itself is 0 and not computed."""
+    if isinstance(spec, imported.RespondSpec):
+        return imported.respond(context, spec)
     from harness.engines import generation, models
 
-    base = context.input("reference").model_path
-    model, tokenizer, stops = models.load(context.input("model").model_path, spec.dtype, spec.trust_remote_code, base)
+    base, answering = context.input("reference").model_path, context.input("model")
+    model, tokenizer, stops = models.load(answering.model_path, spec.dtype, spec.trust_remote_code, base)
+    if answering.manifest.stage == "imported":
+        chat.check_tokenizer(tokenizer, stops, f"train.imported={answering.manifest.measures['name']}")
     prompts = context.input("instructions").table("prompts").to_pylist()
     encoded = {p["prompt_id"]: chat.encode_prompt(tokenizer, p["messages"]) for p in prompts}
     limit = models.prompt_room(model, spec.max_prompt_tokens, spec.max_new_tokens, "evaluate.max_new_tokens")
@@ -51,7 +55,9 @@ def run(context: Context, spec: Spec) -> Outcome:
             if not path.exists():
                 requests = [generation.Request(i, encoded[i], (spec.seed, i, 0)) for i in batch]
                 responses = generation.generate(model, stops, requests, 1, decoding) if batch else []
-                kls = _divergence(context, spec, model, [(encoded[r.request_id], r.token_ids) for r in responses])
+                kls = _divergence(
+                    context, spec, model, tokenizer, [(encoded[r.request_id], r.token_ids) for r in responses]
+                )
                 rows = [_row(tokenizer, r, text[r.request_id], kl) for r, kl in zip(responses, kls, strict=True)]
                 tables.write(tables.build(tables.ANSWERS, rows), path)
             task.advance(len(batch))
@@ -59,19 +65,30 @@ def run(context: Context, spec: Spec) -> Outcome:
     return Outcome(rows=Rows(taken=len(encoded), kept=len(fitting), dropped=dropped), measures=_measures(folder, spec))
 
 
-def _divergence(context: Context, spec: Spec, model: Any, answers: list[tuple[list[int], list[int]]]) -> list[float]:
+def _divergence(
+    context: Context, spec: Spec, model: Any, tokenizer: Any, answers: list[tuple[list[int], list[int]]]
+) -> list[float | None]:
+    """KL divergence from the reference of each answer; None where the two models do not share their tokens."""
     from harness.engines import logprobs, models
 
-    reference_path = context.input("reference").model_path
-    if reference_path == context.input("model").model_path or not answers:
+    reference_path, answering = context.input("reference").model_path, context.input("model")
+    if reference_path == answering.model_path or not answers:
         return [0.0] * len(answers)
-    reference, _, _ = models.load(reference_path, spec.dtype, spec.trust_remote_code)
+    reference, policys, _ = models.load(reference_path, spec.dtype, spec.trust_remote_code)
+    if answering.manifest.stage == "imported" and not _same_tokens((model, tokenizer), (reference, policys)):
+        return [None] * len(answers)
     longest = max(len(p) + len(r) for p, r in answers)
     kls = logprobs.response_kls(model, reference, answers, longest * _KL_ROWS, lambda _: None)
     return [float(kl) for kl in kls]
 
 
-def _row(tokenizer: Any, response: Any, instruction: str, kl: float) -> dict[str, Any]:
+def _same_tokens(one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
+    """Whether two models, each with its tokenizer, mean the same by every token."""
+    same_size = one[0].config.vocab_size == other[0].config.vocab_size
+    return bool(same_size and one[1].get_vocab() == other[1].get_vocab())
+
+
+def _row(tokenizer: Any, response: Any, instruction: str, kl: float | None) -> dict[str, Any]:
     tokens = response.token_ids
     return {
         "prompt_id": response.request_id,
@@ -88,9 +105,10 @@ def _measures(folder: Any, spec: Spec) -> dict[str, Any]:
     table = tables.read(folder, ["tokens", "finish_reason", "kl", "text"])
     finish = table.column("finish_reason").to_pylist()
     kind = "greedy" if spec.temperature == 0 else f"temperature {spec.temperature:g}, top-p {spec.top_p:g}"
-    mean = {n: float(np.mean(table.column(n).to_numpy())) if finish else None for n in ("tokens", "kl")}
+    kls = table.column("kl").drop_null().to_numpy()
     return {
-        **mean,
+        "tokens": float(np.mean(table.column("tokens").to_numpy())) if finish else None,
+        "kl": float(np.mean(kls)) if len(kls) else None,
         "share_finished": finish.count("stop") / len(finish) if finish else None,
         "empty": sum(not t.strip() for t in table.column("text").to_pylist()),
         "decoding": f"{kind}, {spec.max_new_tokens} tokens",

@@ -5,7 +5,7 @@ from typing import Any
 
 from harness import chat, tables
 from harness.prompts import block_of
-from harness.stages import Context, Outcome
+from harness.stages import Context, Outcome, imported
 from harness.store import Rows
 
 VERSION = 1
@@ -35,8 +35,10 @@ class Spec:
     """Samples per prompt in a block: this one holds sample_block * samples onwards."""
 
 
-def run(context: Context, spec: Spec) -> Outcome:
+def run(context: Context, spec: Spec | imported.SampleSpec) -> Outcome:
     """Sample shard by shard; shards that stand from an interrupted run are kept."""
+    if isinstance(spec, imported.SampleSpec):
+        return imported.sample(context, spec)
     from harness.engines import generation, models
 
     model, tokenizer, stops = models.load(context.input("policy").model_path, spec.dtype, spec.trust_remote_code)
