@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from harness.errors import PrefsweepError
 from harness.sweepctl.terminal import safe
 
-_COMMANDS = ("status", "why", "logs", "retry", "verify", "gc", "forget")
+_COMMANDS = ("status", "why", "logs", "retry", "verify", "gc", "forget", "transfer")
 """Modules of this package that each register their commands."""
 
 

@@ -23,6 +23,10 @@ TYPES = {"messages": pa.list_(pa.struct([("role", pa.string()), ("content", pa.s
 TYPES |= {"string": pa.string(), "int32": pa.int32(), "double": pa.float64(), "int32[]": pa.list_(pa.int32())}
 
 SCHEMAS = {
+    ("imported", "responses.parquet"): tables.IMPORTED_RESPONSES,
+    ("imported", "rewards.parquet"): tables.imported_rewards_schema(["<name>"]),
+    ("imported", "answers.parquet"): tables.IMPORTED_ANSWERS,
+    ("imported", "prompts.parquet"): tables.IMPORTED_PROMPTS,
     ("prompts", "prompts.parquet"): tables.PROMPTS,
     ("sample", "responses/"): tables.RESPONSES,
     ("sample", "prompt_tokens.parquet"): tables.PROMPT_TOKENS,
