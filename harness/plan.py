@@ -13,12 +13,12 @@ from harness.config import Config, trains, used
 from harness.engines.embedding import find_model_folder
 from harness.errors import ConfigError
 from harness.keys import digest, node_key
-from harness.packages import model_files, package_folder
+from harness.packages import content_hash, package_folder
 from harness.positions import POSITIONS
 from harness.prompts import PromptSet, block_of
 from harness.stages import imported, judge, model, pairs, reference, respond, sample, score, select, train
 from harness.stages import prompts as prompts_stage
-from harness.store import Artifact, Store, file_record
+from harness.store import Artifact, Store
 
 STAGES = (
     "imported",
@@ -525,7 +525,7 @@ def folder_hash(folder: str) -> str:
     path = Path(folder)
     if not (path / "config.json").is_file():
         raise ConfigError(f"policy.id: {folder} is no model folder (it has no config.json)")
-    return digest({p.name: file_record(p)["sha256"] for p in model_files(path)})
+    return content_hash(path)
 
 
 def _slug(*parts: str) -> str:

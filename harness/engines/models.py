@@ -63,16 +63,21 @@ def locate(source: str, model_id: str, revision: str, trust_remote_code: bool) -
         raise ConfigError(f"policy.id: cannot fetch {model_id!r} at revision {revision!r}: {error}") from None
 
 
-def adopt(source: Path, target: Path) -> None:
-    """Take a model folder's files into the store: as hard links, or as copies on another file system.
+def adopt(source: Path, target: Path, *, link: bool) -> None:
+    """Take a model folder's files into the store.
 
-    A path into somebody's folder would come to mean other weights when they train there again.
+    Args:
+        link: as hard links where the file system allows it, for files that nobody writes to, such as a hub's cache. A
+            path or a link into somebody's own folder would come to mean other weights when they train there again.
     """
     target.mkdir()
     for file in model_files(source):
         try:
-            os.link(file.resolve(), target / file.name)
+            if link:
+                os.link(file.resolve(), target / file.name)
         except OSError:
+            link = False
+        if not link:
             shutil.copyfile(file, target / file.name)
 
 

@@ -4,6 +4,8 @@ import json
 import shutil
 from dataclasses import dataclass
 
+from harness.errors import ConfigError
+from harness.packages import content_hash
 from harness.stages import Context, Outcome
 from harness.store import Rows
 
@@ -31,7 +33,10 @@ def run(context: Context, spec: Spec) -> Outcome:
     if spec.source == "package":
         models.convert_packaged(spec.id, spec.revision, weights)
     else:
-        models.adopt(models.locate(spec.source, context.params["id"], spec.revision, spec.trust_remote_code), weights)
+        source = models.locate(spec.source, context.params["id"], spec.revision, spec.trust_remote_code)
+        models.adopt(source, weights, link=spec.source == "hub")
+        if spec.source == "local" and content_hash(weights) != spec.revision:
+            raise ConfigError(f"policy.id: {source} has changed since this was planned; the same command plans it anew")
     measures = models.inspect(weights, spec.trust_remote_code, context.params["name"])
     (context.work / "model.json").write_text(json.dumps({"path": "weights"}))
     return Outcome(rows=Rows(taken=1, kept=1), measures=measures)

@@ -54,10 +54,11 @@ def test_a_missing_package_says_how_to_install_it() -> None:
 
 def test_an_adopted_model_stays_what_it_was(tiny_policy: Path, tmp_path: Path) -> None:
     source = Path(shutil.copytree(tiny_policy, tmp_path / "source"))
-    models.adopt(source, tmp_path / "mine")
-    before = (tmp_path / "mine" / "model.safetensors").read_bytes()
-    (source / "new").write_bytes(b"other weights")
-    (source / "new").replace(source / "model.safetensors")
+    for name in ("mine", "linked"):
+        models.adopt(source, tmp_path / name, link=name == "linked")
+    before = (source / "model.safetensors").read_bytes()
+    assert (tmp_path / "linked" / "model.safetensors").samefile(source / "model.safetensors")
+    (source / "model.safetensors").write_bytes(b"other weights, written in place")
     assert (tmp_path / "mine" / "model.safetensors").read_bytes() == before
     assert models.inspect(tmp_path / "mine", False, "mine")["stop_tokens"] == [2]
 
