@@ -1,22 +1,27 @@
 """Claims: the one right to work on a node, held by a living owner and taken over from a dead one.
 
-work/<key>/<generation>.json    who holds, or held, the claim; the highest generation counts
-work/<key>/<generation>/        the files in hand, which each new owner takes along from the one before
+work/<key>/<generation>.json            who holds, or held, the claim; the highest generation counts
+work/<key>/<generation>-<nonce>/        the files in hand, which each new owner takes along from the one before
 
-A new owner makes the next generation's file, which only one process can do, and then renames the folder of files to its
-own generation. Whatever a former owner still writes, or tries to publish, goes to a path that is no longer there. No
-step needs a file lock or equal clocks, so that it holds on a network file system, too.
+A new owner makes the next generation's record, which only one process can do, and looks again: what it took for dead
+may have ended meanwhile, and another have begun. Only who then sees no other living owner holds the claim, and renames
+the folder of files to a name of its own, which nobody had or will have. Whatever a former owner still writes, or tries
+to publish, goes to a path that is no longer there. No step needs a file lock or equal clocks, so that it holds on a
+network file system, too.
 """
 
+import errno
 import json
 import os
 import platform
+import random
 import secrets
+import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,6 +32,9 @@ HEARTBEAT = 15.0
 
 DEAD_AFTER = 180.0
 """Seconds without a sign of life after which an owner on another machine counts as dead."""
+
+_STEP_ASIDE = 0.05
+"""Seconds at most before one of two who claimed at the same moment tries again."""
 
 
 class BusyError(PrefsweepError):
@@ -44,7 +52,7 @@ class Owner:
     nonce: str
     host: str
     namespace: str
-    """Boot of the machine and process namespace: within one, a process id says whether its owner lives."""
+    """Boot of the machine and process namespace: within one, on one host, a process id says whether its owner lives."""
     pid: int
     born: str
     """Start of the process, in the kernel's ticks: a process id is used again."""
@@ -68,15 +76,20 @@ class Claim:
     @property
     def work(self) -> Path:
         """The files in hand."""
-        return self._folder / str(self._generation)
+        return _work(self.file, self.owner)
+
+    @property
+    def held(self) -> bool:
+        """Whether nobody has taken the claim over."""
+        return _is(self.file, self.owner)
 
     def check(self) -> None:
-        """Make sure that the claim is still held.
+        """Make sure that the claim is still held, and its files are there.
 
         Raises:
             LostClaimError: another process has taken it over.
         """
-        if not self.file.exists() or max(_generations(self._folder), default=0) != self._generation:
+        if not self.held or not self.work.exists():
             raise LostClaimError(f"node {self._folder.name}: another process took it over; its result counts")
 
     def release(self) -> None:
@@ -84,14 +97,25 @@ class Claim:
         with suppress(OSError):
             self.work.rmdir()  # of an empty folder only
         if self.work.exists():
-            with suppress(OSError):  # a full disk: the record stays, and its owner will be seen to be dead
-                _replace(self.file, Owner(**{**asdict(self.owner), "released": True}))
+            self._leave_work()
             return
-        for generation in sorted(_generations(self._folder)):
-            if generation <= self._generation:
-                (self._folder / f"{generation}.json").unlink(missing_ok=True)
+        self.withdraw()
+        for leftover in self._folder.glob("*.partial"):  # of one killed while it claimed; a living one tries again
+            leftover.unlink(missing_ok=True)
         with suppress(OSError):  # a process that claims at this moment has put its record there
             self._folder.rmdir()
+
+    def _leave_work(self) -> None:
+        if not self.held:  # written anew by an owner that came too late: the next one took along what counts
+            shutil.rmtree(self.work, ignore_errors=True)
+            return
+        with suppress(OSError):  # a full disk: the record stays, and its owner will be seen to be dead
+            _replace(self.file, replace(self.owner, released=True))
+
+    def withdraw(self) -> None:
+        """Take the record away, unless it is another's by now."""
+        if self.held:
+            self.file.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -100,33 +124,37 @@ def hold(folder: Path) -> Iterator[Claim]:
 
     Raises:
         BusyError: a living process holds it.
+        LostClaimError: the block failed, since another process has taken the claim over.
     """
     claim = _acquire(folder)
     with _HEART.beating(claim.file):
         try:
             yield claim
+        except Exception:
+            claim.check()  # its files were taken away: that is what failed
+            raise
         finally:
             claim.release()
 
 
 def alive(folder: Path) -> Owner | None:
     """The living owner of the claim of `folder`; None where nobody works on it."""
-    generation = max(_generations(folder), default=0)
-    owner = _read(folder / f"{generation}.json") if generation else None
-    return owner if owner is not None and _lives(owner, folder / f"{generation}.json") else None
+    return next((owner for file, owner in _records(folder).items() if _lives(owner, file)), None)
 
 
 def _acquire(folder: Path) -> Claim:
     while True:
-        generations = _generations(folder)
-        latest = max(generations, default=0)
-        if latest and (owner := alive(folder)) is not None:
+        if (owner := alive(folder)) is not None:
             raise BusyError(f"node {folder.name} is being worked on by process {owner.pid} on {owner.host}")
-        claim = Claim(folder, latest + 1, _myself())
-        if _create(claim):
-            break
-    _take_over(claim, generations)
-    return claim
+        claim = Claim(folder, 1 + max(map(_generation, _records(folder)), default=0), _myself())
+        if not _create(claim):
+            continue
+        others = _records(folder, without=claim.file)
+        if not any(_lives(owner, file) for file, owner in others.items()) and claim.held:
+            _take_over(claim, others)
+            return claim
+        claim.withdraw()
+        time.sleep(random.uniform(0, _STEP_ASIDE))  # noqa: S311 - no secret: who comes back first goes first
 
 
 def _create(claim: Claim) -> bool:
@@ -135,7 +163,7 @@ def _create(claim: Claim) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{claim.owner.nonce}.partial"
     try:
-        partial.write_text(json.dumps(asdict(claim.owner)))
+        _write(partial, claim.owner)
         os.link(partial, claim.file)  # fails where the name is taken, and never shows a half-written record
     except (FileExistsError, FileNotFoundError):  # taken; or the folder was removed by an owner that has finished
         return False
@@ -144,57 +172,107 @@ def _create(claim: Claim) -> bool:
     return True
 
 
-def _take_over(claim: Claim, earlier: list[int]) -> None:
+def _take_over(claim: Claim, earlier: Mapping[Path, Owner]) -> None:
     """Take along the files of the owners before, whose paths cease to be; their records go."""
-    for generation in sorted(earlier, reverse=True):
+    for file, owner in earlier.items():
         with suppress(FileNotFoundError):
-            (claim.file.parent / str(generation)).rename(claim.work)
+            _work(file, owner).rename(claim.work)
             break
     claim.work.mkdir(exist_ok=True)
-    for generation in earlier:
-        (claim.file.parent / f"{generation}.json").unlink(missing_ok=True)
+    for file, owner in earlier.items():
+        if _is(file, owner):
+            file.unlink(missing_ok=True)
 
 
-def _generations(folder: Path) -> list[int]:
+def _records(folder: Path, without: Path | None = None) -> dict[Path, Owner]:
+    """Owners by their records, the highest generation first."""
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
-        return []
-    return [int(stem) for name in names if name.endswith(".json") and (stem := name[:-5]).isdigit()]
+        return {}
+    files = [folder / name for name in names if name.endswith(".json") and name[:-5].isdigit()]
+    read = {file: _read(file) for file in sorted(files, key=_generation, reverse=True) if file != without}
+    return {file: owner for file, owner in read.items() if owner is not None}
+
+
+def _generation(file: Path) -> int:
+    return int(file.stem)
+
+
+def _work(file: Path, owner: Owner) -> Path:
+    """The folder of files that belongs to a record."""
+    return file.with_name(f"{file.stem}-{owner.nonce}")
+
+
+def _is(file: Path, owner: Owner) -> bool:
+    """Whether a record is this owner's."""
+    found = _read(file)
+    return found is not None and found.nonce == owner.nonce
+
+
+def _write(file: Path, owner: Owner) -> None:
+    with file.open("w") as stream:
+        json.dump(asdict(owner), stream)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _replace(file: Path, owner: Owner) -> None:
     partial = file.with_name(f"{owner.nonce}.partial")
-    partial.write_text(json.dumps(asdict(owner)))
-    partial.replace(file)
+    try:
+        _write(partial, owner)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _read(file: Path) -> Owner | None:
+    """Who a record names; None where there is no record. Of one that cannot be understood only its age is known."""
     try:
         return Owner(**json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError):
+    except FileNotFoundError:
         return None
+    except (ValueError, TypeError):
+        return Owner(nonce="", host="an unknown machine", namespace="", pid=0, born="", since=0.0)
 
 
 def _lives(owner: Owner, file: Path) -> bool:
     if owner.released:
         return False
-    if owner.namespace == _namespace():
-        return _born(owner.pid) == owner.born
+    if (owner.host, owner.namespace) == (platform.node(), _namespace()):
+        born = _born(owner.pid)
+        if born is not None or not _hidden(owner.pid):
+            return born == owner.born
     try:
         return _now(file.parent) - file.stat().st_mtime < DEAD_AFTER
     except FileNotFoundError:
         return False
 
 
+def _hidden(pid: int) -> bool:
+    """Whether a process runs that the system does not show, since it is another user's."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return not Path(f"/proc/{pid}").exists()
+    except ProcessLookupError:
+        return False
+    return False
+
+
 def _now(folder: Path) -> float:
     """The time by the clock that stamps the files of this folder, which need not be this machine's."""
     probe = folder / f"{secrets.token_hex(8)}.partial"
     try:
-        probe.touch()
-        return probe.stat().st_mtime
+        with probe.open("w") as stream:
+            return os.fstat(stream.fileno()).st_mtime
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT):
+            return time.time()  # the best that somebody who only looks can know
+        raise
     finally:
-        probe.unlink(missing_ok=True)
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 def _myself() -> Owner:
