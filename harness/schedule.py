@@ -2,7 +2,7 @@
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from harness.perform import Ending, Failure
@@ -55,7 +55,7 @@ class Schedule:
         self._running: set[str] = set()
         self._attempts: Counter[str] = Counter()
         self.total = len(plan.nodes) - len(found)
-        self._started = 0
+        self._numbers: dict[str, int] = {}
         self._news: list[str] = []
         for key, node in plan.nodes.items():
             if key not in found:
@@ -73,7 +73,7 @@ class Schedule:
     @property
     def waiting(self) -> bool:
         """Whether all that is left hangs on nodes in the hands of other commands."""
-        return bool(self._elsewhere) and not self._ready and not self._running
+        return bool(self._elsewhere) and not (self._ready or self._running or self.summary.stopped)
 
     def take(self, like: str = "") -> Node | None:
         """The next node to do, or None where nothing can be done now.
@@ -81,7 +81,7 @@ class Schedule:
         Args:
             like: what a worker has loaded (see `Node.loads`); a node that needs the same goes first.
         """
-        if not self._ready:
+        if not self._ready or self.summary.stopped:
             return None
         same = [entry for entry in self._ready if like and self.plan.nodes[entry[1]].loads == like]
         entry = min(same) if same else self._ready[0]
@@ -97,14 +97,14 @@ class Schedule:
 
     def label(self, node: Node) -> str:
         """Short name of a node for progress, with its number among those to do."""
-        if self._attempts[node.key] <= 1:
-            self._started += 1
-        return f"[{min(self._started, self.total)}/{self.total}] {node.stage} {node.slug}"
+        number = self._numbers.setdefault(node.key, len(self._numbers) + 1)
+        return f"[{number}/{self.total}] {node.stage} {node.slug}"
 
     def settle(self, node: Node, ending: Ending) -> bool:
         """Enter how an attempt at a node ended; says whether the node will be tried again."""
         self._running.discard(node.key)
         if ending.how in ("busy", "deferred"):
+            self._attempts[node.key] -= 1  # nothing was tried
             self._elsewhere[node.key] = ending.text
         elif ending.how == "failed":
             return self._fail(node, ending)
@@ -135,7 +135,6 @@ class Schedule:
     def stop(self, why: str) -> None:
         """Hand out no more nodes."""
         self.summary.stopped = self.summary.stopped or why
-        self._ready.clear()
 
     def close(self) -> Summary:
         """The summary, with what came to no end."""
@@ -194,8 +193,12 @@ class Schedule:
         rows = self.store.find("pairs", node.inputs["pairs"][0].key)
         return why_empty(rows) if rows is not None else ""
 
-    def _behind(self, key: str) -> Iterator[str]:
-        """Everything that needs a node; shared descendants come more than once."""
-        for child in self._children[key]:
-            yield child
-            yield from self._behind(child)
+    def _behind(self, key: str) -> list[str]:
+        """Everything that needs a node, each once."""
+        seen: dict[str, None] = {}
+        queue = list(self._children[key])
+        for child in queue:
+            if child not in seen:
+                seen[child] = None
+                queue.extend(self._children[child])
+        return list(seen)

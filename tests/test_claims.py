@@ -185,11 +185,11 @@ def test_a_record_that_cannot_be_understood_is_judged_by_its_age(folder: Path) -
 
 
 KILLED_BETWEEN: dict[str, Callable[[Path], object]] = {
-    "before its record": lambda folder: (put(folder, 1, shard="kept"), (folder / "n2.partial").touch()),
+    "before its record": lambda folder: (put(folder, 1, shard="kept"), (folder / "n2.partial").write_text("")),
     "after its record": lambda folder: (put(folder, 1, shard="kept"), put(folder, 2)),
     "after taking the files": lambda folder: (put(folder, 1), put(folder, 2, shard="kept")),
     "after the old record went": lambda folder: put(folder, 2, shard="kept"),
-    "while it gave up": lambda folder: (put(folder, 1, shard="kept"), (folder / "n1.partial").touch()),
+    "while it gave up": lambda folder: (put(folder, 1, shard="kept"), (folder / "n1.partial").write_text("")),
     "three times": lambda folder: (put(folder, 1, shard="kept"), put(folder, 2), put(folder, 3)),
     "by one that gave up": lambda folder: (put(folder, 3, released=True, shard="kept"), put(folder, 4)),
 }
