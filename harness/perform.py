@@ -1,6 +1,7 @@
 """Doing one node in this process: claim it, find its content or compute it, publish it, or say why not."""
 
 import ctypes
+import errno
 import gc
 import importlib
 import os
@@ -26,6 +27,9 @@ from harness.store import UNUSABLE, Artifact, Manifest, Rows, Store
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Parameters of glibc's mallopt, from malloc.h."""
+
+_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+"""What libraries say whose exceptions have no type of their own for it; torch says the second on a CPU."""
 
 _PROBE = 1 << 20
 """Bytes that must still fit into a store that can be used."""
@@ -178,7 +182,7 @@ def _kind(error: BaseException, store: Store) -> Failure:
     chain = list(_chain(error))
     if any(_full(e) for e in chain) or not _writable(store):
         return "store"
-    if any(isinstance(e, MemoryError) or "out of memory" in str(e).lower() for e in chain):
+    if any(_out_of_memory(e) for e in chain):
         return "memory"
     if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
         return "io"
@@ -192,8 +196,13 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _full(error: BaseException) -> bool:
-    said = isinstance(error, OSError) and error.errno in UNUSABLE
+    said = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return said or any(text in str(error) for text in ("No space left on device", "Disk quota exceeded"))
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    said = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    return said or any(text in str(error).lower() for text in _MEMORY)
 
 
 def _writable(store: Store) -> bool:

@@ -5,6 +5,7 @@ node tried again. Workers end with their command, however that ends; from what t
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,10 +14,11 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from harness.config import ClusterConfig
 from harness.execute import POLL, WAITING, settle
@@ -37,8 +39,13 @@ _SHOWN_EVERY = 0.1
 _LAST_WORDS = 20
 """Lines of a dead worker's output that go into its node's log."""
 
+_READ = 1 << 16
+"""Bytes of its output among which they are looked for."""
+
 _GRACE = 5.0
 """Seconds that an idle worker has to end by itself."""
+
+_DEVICE = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
 
 ENTRY = ("-m", "harness.workers")
 """Arguments of Python that make a worker process; the number of its connection follows."""
@@ -51,7 +58,8 @@ class _Worker:
     number: int
     process: subprocess.Popen[bytes]
     connection: Connection
-    output: Path
+    output: IO[bytes]
+    """What it prints: a file without a name, which is gone with the command however that ends."""
     node: Node | None = None
     label: str = ""
     loaded: str = ""
@@ -109,12 +117,14 @@ def accelerators() -> list[str]:
     """NVIDIA devices that this process may use, as CUDA_VISIBLE_DEVICES names them; found without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [name for name in visible.split(",") if name.strip() and name.strip() != "-1"]
+        # As CUDA reads it: whatever names no device hides all that come after it.
+        return list(takewhile(_DEVICE.fullmatch, [name.strip() for name in visible.split(",")]))
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
         return []
-    return [str(number) for number, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+    found = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]  # parts of one are indented
+    return [str(number) for number in range(len(found))]
 
 
 class _Pool:
@@ -125,20 +135,21 @@ class _Pool:
     ) -> None:
         self._schedule, self._reporter, self._retention = schedule, reporter, retention
         self._slots, self._entry = slots, entry
-        self._workers: list[_Worker] = []
-        self._told = False
+        self._workers: dict[int, _Worker] = {}
+        """By the number of their slot."""
+        self._polled, self._told = 0.0, False
 
     def run(self, overall: Task, *, wait_for_others: bool) -> None:
         """Hand out nodes until nothing is left, or what is left is not ours."""
         schedule = self._schedule
         while schedule.left:
             self._hand_out()
-            busy = [worker for worker in self._workers if worker.node is not None]
+            busy = [worker for worker in self._workers.values() if worker.node is not None]
             if not busy and not (schedule.waiting and wait_for_others):
                 return
             left = schedule.left
             self._listen()
-            schedule.poll()
+            self._poll()
             if not busy and not self._told:
                 self._reporter.line(WAITING)
                 self._told = True
@@ -146,27 +157,29 @@ class _Pool:
 
     def end(self) -> None:
         """Leave no worker running; what they have in hand is safe at any moment."""
-        for worker in self._workers:
+        for worker in self._workers.values():
             worker.connection.close()  # which ends one that is idle
             if worker.node is not None:
                 worker.process.kill()
-        for worker in self._workers:
+        for worker in list(self._workers.values()):
             with suppress(subprocess.TimeoutExpired):
                 worker.process.wait(_GRACE)
-            worker.process.kill()
-            worker.process.wait()
-            for task in worker.tasks.values():
-                task.close()
-            worker.output.unlink(missing_ok=True)  # the last words of one that died are in its node's log
+            self._dismiss(worker)
 
     def _hand_out(self) -> None:
         """Give every idle worker a node; start further workers only while there is work for them."""
-        for worker in self._workers:
+        for worker in self._workers.values():
             if worker.node is None and (node := self._schedule.take(worker.loaded)) is not None:
                 self._give(worker, node)
-        while len(self._workers) < len(self._slots) and (node := self._schedule.take()) is not None:
-            self._workers.append(self._start(len(self._workers)))
-            self._give(self._workers[-1], node)
+        for number in range(len(self._slots)):
+            if number not in self._workers and (node := self._schedule.take()) is not None:
+                self._workers[number] = self._start(number)
+                self._give(self._workers[number], node)
+
+    def _poll(self) -> None:
+        if time.monotonic() - self._polled >= POLL:
+            self._schedule.poll()
+            self._polled = time.monotonic()
 
     def _give(self, worker: _Worker, node: Node) -> None:
         attempt = self._schedule.attempt(node)
@@ -178,30 +191,41 @@ class _Pool:
     def _start(self, number: int) -> _Worker:
         slot, root = self._slots[number], self._schedule.store.root
         ours, theirs = Pipe()
-        output = root / "logs" / f"worker-{os.getpid()}-{number}.log"
         # What libraries print goes to a file: the terminal belongs to the command.
-        with output.open("wb") as file, theirs:
+        output = TemporaryFile(dir=root / "logs")  # noqa: SIM115 - closed with the worker
+        with theirs:
             process = subprocess.Popen(
                 [sys.executable, *self._entry, str(theirs.fileno())],
                 env={**os.environ, **slot.environment},
                 stdin=subprocess.DEVNULL,
-                stdout=file,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
             )
         with suppress(OSError):  # it has died already, which listening will find
-            ours.send((dict(self._schedule.plan.nodes), root, slot.threads, slot.share))
+            ours.send((dict(self._schedule.plan.nodes), root, slot.threads, slot.share, os.getpid()))
         return _Worker(number=number, process=process, connection=ours, output=output)
 
     def _listen(self) -> None:
         """Take in what workers say, for at most the time after which others' nodes are looked at again."""
-        ready = wait([worker.connection for worker in self._workers], timeout=POLL)
-        for worker in [worker for worker in self._workers if worker.connection in ready]:
+        ready = wait([worker.connection for worker in self._workers.values()], timeout=POLL)
+        for worker in list(self._workers.values()):
+            if worker.connection in ready:
+                self._take_in(worker)
+            elif worker.process.poll() is not None:  # something it had started holds its connection open
+                self._bury(worker)
+
+    def _take_in(self, worker: _Worker) -> None:
+        """All that a worker has said by now."""
+        while self._workers.get(worker.number) is worker:
             try:
-                while worker.connection.poll():
-                    self._hear(worker, worker.connection.recv())
+                if not worker.connection.poll():
+                    return
+                message = worker.connection.recv()
             except (EOFError, OSError):
                 self._bury(worker)
+                return
+            self._hear(worker, message)
 
     def _hear(self, worker: _Worker, message: tuple[Any, ...]) -> None:
         kind, *rest = message
@@ -221,56 +245,74 @@ class _Pool:
         node, worker.node = worker.node, None
         settle(self._schedule, node, worker.label, ending, self._reporter, self._retention)
         if ending.failure == "memory":  # only a fresh process surely has all of its memory back
-            self._replace(worker)
+            self._dismiss(worker)
 
     def _bury(self, worker: _Worker) -> None:
         """A worker has died: its node is tried again, by another process."""
-        worker.process.wait()
-        for task in worker.tasks.values():
-            task.close()
-        worker.tasks.clear()
+        with suppress(subprocess.TimeoutExpired):
+            worker.process.wait(_GRACE)
         if worker.node is not None:
             words = _last_words(worker.output)
-            text = f"the worker died ({_cause(worker.process.returncode)})"
+            text = f"the worker died ({_cause(worker.process.poll())})"
             log = log_failure(self._schedule.store, worker.node, f"{words}\n{text}")
             self._settle(worker, Ending(how="failed", failure="died", text=text, log=log))
-        self._replace(worker)
+        self._dismiss(worker)
 
-    def _replace(self, worker: _Worker) -> None:
-        if worker not in self._workers:
-            return
+    def _dismiss(self, worker: _Worker) -> None:
+        """End a worker, and give its slot to another as soon as there is work for one."""
         worker.process.kill()
         worker.process.wait()
         worker.connection.close()
-        self._workers[self._workers.index(worker)] = self._start(worker.number)
+        for task in worker.tasks.values():
+            task.close()
+        worker.output.close()
+        del self._workers[worker.number]
 
 
 def _cause(code: int | None) -> str:
     if code is not None and code < 0:
         name = signal.Signals(-code).name
         return f"{name}; the system kills what takes too much memory" if name == "SIGKILL" else name
-    return f"exit code {code}"
+    return f"exit code {code}" if code is not None else "it no longer answers"
 
 
-def _last_words(output: Path) -> str:
-    try:
-        return "\n".join(output.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_WORDS:])
-    except OSError:
-        return ""
+def _last_words(output: IO[bytes]) -> str:
+    size = os.fstat(output.fileno()).st_size
+    # Not by seeking: a worker writes on from where its command reads.
+    end = os.pread(output.fileno(), _READ, max(0, size - _READ)).decode(errors="replace")
+    return "\n".join(end.splitlines()[-_LAST_WORDS:])
 
 
 def work(connection: Connection) -> None:
     """A worker process: do what it is told, one node at a time, until its command ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command decides what an interrupt means
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    with suppress(EOFError, OSError):
-        nodes, root, threads, share = connection.recv()
-        store, reporter = Store(root), _Remote(connection)
-        prepare_process(threads, share)
-        while True:
-            key, label, attempt = connection.recv()
-            ending = perform(nodes[key], store, reporter, label, threads, attempt)
-            connection.send(("ending", ending))
+    link = _Link(connection)
+    nodes, root, threads, share, command = link.recv()
+    threading.Thread(target=_end_with, args=(command,), daemon=True).start()
+    store, reporter = Store(root), _Remote(link)
+    prepare_process(threads, share)
+    while True:
+        key, label, attempt = link.recv()
+        link.send(("ending", perform(nodes[key], store, reporter, label, threads, attempt)))
+
+
+class _Link:
+    """A worker's end of its connection; without the other end there is no command, and nothing to go on for."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def recv(self) -> Any:
+        try:
+            return self._connection.recv()
+        except (EOFError, OSError):
+            os._exit(0)
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        try:
+            self._connection.send(message)
+        except OSError:
+            os._exit(1)
 
 
 def _end_with(parent: int) -> None:
@@ -283,24 +325,24 @@ def _end_with(parent: int) -> None:
 class _Remote(Reporter):
     """Sends progress to the command, which shows it."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, link: _Link) -> None:
         super().__init__()
-        self._connection, self._tasks = connection, 0
+        self._link, self._tasks = link, 0
 
     def line(self, text: str) -> None:
-        self._connection.send(("line", text))
+        self._link.send(("line", text))
 
     def open(self, label: str, total: int, unit: str, done: int = 0) -> Task:
         self._tasks += 1
-        self._connection.send(("open", self._tasks, label, total, unit, done))
-        return _RemoteTask(self._connection, self._tasks)
+        self._link.send(("open", self._tasks, label, total, unit, done))
+        return _RemoteTask(self._link, self._tasks)
 
 
 class _RemoteTask:
     """A piece of work that the command shows."""
 
-    def __init__(self, connection: Connection, number: int) -> None:
-        self._connection, self._number = connection, number
+    def __init__(self, link: _Link, number: int) -> None:
+        self._link, self._number = link, number
         self._unsent, self._sent_at = 0, 0.0
 
     def advance(self, units: int) -> None:
@@ -310,10 +352,10 @@ class _RemoteTask:
 
     def close(self) -> None:
         self._send()
-        self._connection.send(("close", self._number))
+        self._link.send(("close", self._number))
 
     def _send(self) -> None:
-        self._connection.send(("advance", self._number, self._unsent))
+        self._link.send(("advance", self._number, self._unsent))
         self._unsent, self._sent_at = 0, time.monotonic()
 
 
