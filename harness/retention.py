@@ -1,5 +1,6 @@
 """Which trained weights stay: 84 cells of a model of 8 billion parameters are 1.3 TB."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,13 +66,20 @@ class Retention:
 
     def _release(self, trained: Node) -> Iterator[str]:
         artifact = self._store.find(trained.stage, trained.key)
-        if trained.stage != "train" or artifact is None or artifact.manifest.released:
+        if trained.stage != "train" or artifact is None:
             return
         manifest = read_manifest(artifact.folder)
-        if manifest is None or not any(name.startswith(f"{WEIGHTS}/") for name in manifest.files):
+        if manifest is None:
             return
-        if not self._needed(artifact):
-            size = self._store.release(Artifact(artifact.folder, manifest), WEIGHTS)
+        if any(name.startswith(f"{WEIGHTS}/") for name in manifest.released):
+            # Of a command that was killed between the manifest and the files.
+            shutil.rmtree(artifact.folder / WEIGHTS, ignore_errors=True)
+        elif any(name.startswith(f"{WEIGHTS}/") for name in manifest.files) and not self._needed(artifact):
+            try:
+                size = self._store.release(Artifact(artifact.folder, manifest), WEIGHTS)
+            except OSError as error:  # space is wanted, but no reason to end the command
+                yield f"kept the weights of {artifact.folder.name}: {error.strerror}"
+                return
             yield f"released the weights of {artifact.folder.name}: {size / 1e6:.0f} MB"
 
     def _needed(self, artifact: Artifact) -> bool:

@@ -224,15 +224,24 @@ class Store:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Wait for, and hold, the one right to rewrite what `name` stands for."""
-        with ExitStack() as held:
-            while True:
-                try:
-                    held.enter_context(claims.hold(self.root / "work" / name))
-                    break
-                except BusyError:
-                    time.sleep(_LOCK_POLL)
-            yield
+        """Wait for, and hold, the one right to rewrite what `name` stands for.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        try:
+            with ExitStack() as held:
+                while True:
+                    try:
+                        held.enter_context(claims.hold(self.root / "work" / name))
+                        break
+                    except BusyError:
+                        time.sleep(_LOCK_POLL)
+                yield
+        except OSError as error:
+            if error.errno not in UNUSABLE:
+                raise
+            raise StoreError(f"store: cannot write to {self.root}: {error.strerror}") from None
 
     @contextmanager
     def claim(self, key: str) -> Iterator[Path]:
