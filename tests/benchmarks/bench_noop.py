@@ -1,0 +1,94 @@
+"""A command for which all is done: `python -m tests.benchmarks.bench_noop`.
+
+500 real points are planned, and every node of theirs is published through the real store with a synthetic table. Then
+the same command is timed: reading its points, planning, finding everything done, and ending, without torch.
+"""
+
+import argparse
+import io
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from harness import app, perform
+from harness.plan import Node, make_plan
+from harness.positions import PAIRS
+from harness.progress import Reporter
+from harness.stages import Outcome
+from harness.store import Artifact, Rows, Store
+from tests.configs import composed
+
+TARGET = 10.0
+"""Seconds at most."""
+
+
+def points(count: int, store: Path) -> Iterator[dict[str, Any]]:
+    """All pairs at four sample sizes, for as many seeds as it takes."""
+    grid = [(pair, n) for n in (8, 16, 32, 64) for pair in PAIRS]
+    base = composed("pair=max_min", f"store={store}", "sweep=bench")
+    for number in range(count):
+        (chosen, rejected), n = grid[number % len(grid)]
+        seed = {"train": {**base["train"], "seed": number // len(grid)}}
+        yield {**base, **seed, "n": n, "pair": {"chosen": chosen, "rejected": rejected}}
+
+
+def publish(node: Node, store: Store, artifacts: dict[str, Artifact]) -> None:
+    """A finished node, as `harness.perform` leaves it."""
+    outcome = Outcome(rows=Rows(taken=16, kept=16), measures={"win_rate": 0.5, "steps": 4})
+    made = {"versions": {"torch": "2"}, "threads": 1, "seconds": 1.0}
+    content = node.key_with({n: [artifacts[p.key].manifest.content_id for p in ps] for n, ps in node.inputs.items()})
+    with store.claim(node.key) as work:
+        for number in range(3):
+            (work / f"{number}.parquet").write_bytes(bytes(100))
+        parents = {p.key: artifacts[p.key] for p in node.parents}
+        manifest = perform._manifest(node, outcome, content, made, parents)
+        artifacts[node.key] = store.publish(work, manifest, node.slug)
+
+
+def main() -> int:
+    """Print the time of the command, and of its parts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=500)
+    parser.add_argument("--profile", action="store_true", help="print where the time went")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        store = Store(Path(name) / "store").prepare()
+        asked = list(points(given.cells, store.root))
+        plan = make_plan([app.split(one)[0] for one in asked])
+        artifacts: dict[str, Artifact] = {}
+        started = time.monotonic()
+        for node in plan.nodes.values():
+            publish(node, store, artifacts)
+        print(f"{len(plan.nodes)} nodes published in {time.monotonic() - started:.1f} s", flush=True)
+        output = io.StringIO()
+        seconds = timed(asked, output, profile=given.profile)
+    print(output.getvalue().splitlines()[-1])
+    torch = "torch" in sys.modules
+    print(f"{given.cells} cells, all done: {seconds:.2f} s (target: at most {TARGET:g}); torch imported: {torch}")
+    return 0 if seconds <= TARGET and not torch else 1
+
+
+def timed(asked: list[dict[str, Any]], output: io.StringIO, *, profile: bool) -> float:
+    """Seconds of the command."""
+    import cProfile
+
+    profiler = cProfile.Profile()
+    started = time.monotonic()
+    if profile:
+        profiler.enable()
+    code = app.run(asked, Reporter(Console(file=output, width=200)))
+    seconds = time.monotonic() - started
+    if profile:
+        profiler.disable()
+        profiler.print_stats("cumulative")
+    assert code == 0, output.getvalue()
+    return seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())
