@@ -136,7 +136,7 @@ def _kill_at(store: Path, overrides: Sequence[str], stage: str) -> None:
     ) as process:
         deadline = time.monotonic() + 300
         while process.poll() is None and time.monotonic() < deadline:
-            work = any((store / "work").glob(f"*/{_FIRST_FILE[stage]}"))
+            work = any((store / "work").glob(f"*/*/{_FIRST_FILE[stage]}"))
             if work or {path.name for path in (store / stage).glob("*")} - done:
                 break
             time.sleep(0.02)
