@@ -348,7 +348,8 @@ def main() -> int:
         folder, started = Path(name), time.monotonic()
         matrix = Matrix(folder, settings(given.policy, folder), share_model=given.policy != "tiny", seed=given.seed)
         print(f"undisturbed: {matrix.undisturbed.seconds:.1f} s", flush=True)
-        stages = [s for s in given.stages.split(",") if s and not (s == "model" and matrix.model_is_shared)]
+        there = {*matrix.undisturbed.stage_seconds} - ({"model"} if matrix.model_is_shared else set())
+        stages = [stage for stage in given.stages.split(",") if stage in there]
         for victim in VICTIMS:
             matrix.at_stages(victim, stages)
             matrix.anywhere(victim, -(-given.kills // len(VICTIMS)) - matrix.tally.kills[victim])
