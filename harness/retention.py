@@ -24,6 +24,7 @@ class Retention:
     def __init__(self, keep: KeepWeights, plan: Plan, store: Store) -> None:
         self._keep, self._plan, self._store = keep, plan, store
         self._others: dict[str, tuple[float, record.Sweep]] = {}
+        self._folders: dict[str, Path] = {}
 
     def after(self, node: Node) -> Iterator[str]:
         """What to do once a node has ended; yields one line for every artifact whose weights were given up."""
@@ -84,14 +85,23 @@ class Retention:
 
     def _needed(self, artifact: Artifact) -> bool:
         """Whether an answer that any recorded sweep wants is still to be given by these weights."""
-        for sweep in self._sweeps():
-            for key, node in sweep.nodes.items():
-                if node["stage"] == "respond" and self._store.find("respond", key) is None:
-                    for model in node["inputs"].get("model", ()):
-                        found = self._store.find(sweep.nodes[model]["stage"], model)
-                        if found is not None and found.folder == artifact.folder:
-                            return True
-        return False
+        return any(
+            self._folder_of(sweep.nodes[model]["stage"], model) == artifact.folder
+            and self._store.find("respond", key) is None
+            for sweep in self._sweeps()
+            for key, node in sweep.nodes.items()
+            if node["stage"] == "respond"
+            for model in node["inputs"].get("model", ())
+        )
+
+    def _folder_of(self, stage: str, key: str) -> Path | None:
+        """Where a model's weights stand, looked up once: this is asked of every model at every release."""
+        if key not in self._folders:
+            found = self._store.find(stage, key)
+            if found is None:
+                return None
+            self._folders[key] = found.folder
+        return self._folders[key]
 
     def _sweeps(self) -> Iterator[record.Sweep]:
         """All recorded sweeps, read again only where another command has written them."""

@@ -3,8 +3,6 @@
 import argparse
 import json
 import os
-import platform
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,7 +38,7 @@ def register(commands: Commands) -> None:
         run,
         "list, and with --yes remove, what no recorded sweep needs",
         "Artifacts that no recorded sweep needs, and those set aside as damaged; work in hand of nodes that are done "
-        "or in no sweep; logs of nodes that are done; output of dead workers; pointers to nothing; half-written files. "
+        "or in no sweep; logs of nodes that are done; pointers to nothing; half-written files. "
         "Nodes in the hands of a living process and records of sweeps are never touched.",
     )
     parser.add_argument("--yes", action="store_true", help="remove it (default: only list it)")
@@ -120,26 +118,6 @@ def _logs(catalogue: Catalogue) -> Iterator[Item]:
             yield Item(path=path, why="log of a node that is done")
         elif key not in catalogue.wanted and catalogue.owner(key) is None:
             yield Item(path=path, why="log of no recorded sweep")
-    if all(_is_here(catalogue, name) for name in catalogue.in_hand):
-        for path in sorted((catalogue.store.root / "logs").glob("worker-*.log")):
-            if (told := re.fullmatch(r"worker-(\d+)-\d+", path.stem)) and not _runs(int(told[1])):
-                yield Item(path=path, why="output of a worker whose command has ended")
-
-
-def _is_here(catalogue: Catalogue, name: str) -> bool:
-    """Whether nobody on another machine, of whose processes nothing is known here, is at work on a node."""
-    owner = catalogue.owner(name)
-    return owner is None or owner.host == platform.node()
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is another user's
-        return True
-    return True
 
 
 def _pointers(catalogue: Catalogue, gone: set[Path]) -> Iterator[Item]:

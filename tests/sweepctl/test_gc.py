@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -151,18 +149,6 @@ def test_logs_of_done_nodes_go_and_of_failures_stay(desk: Desk) -> None:
     assert os.listdir(desk.store.root / "logs") == [f"pairs-{desk.key('pairs_b')}.log"]
     desk.ctl("forget", "both")
     assert "log of no recorded sweep" in desk.ctl("gc").out
-
-
-def test_output_of_dead_workers_goes(desk: Desk) -> None:
-    desk.run()
-    logs = desk.store.root / "logs"
-    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
-        ended.wait()
-    dead, alive = logs / f"worker-{ended.pid}-0.log", logs / f"worker-{os.getpid()}-0.log"
-    for path in (dead, alive, logs / "mine.log"):
-        path.write_text("words")
-    assert "output of a worker whose command has ended" in desk.ctl("gc", "--yes").out
-    assert sorted(os.listdir(logs)) == sorted(["mine.log", alive.name])
 
 
 def test_pointers_to_nothing_go(desk: Desk) -> None:
