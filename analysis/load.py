@@ -117,7 +117,8 @@ def _status(store: Store, point: Mapping[str, Any], found: Mapping[str, Artifact
         stage = nodes[key]["stage"]
         log = store.root / "logs" / f"{stage}-{key}.log"
         if log.exists() and store.find(stage, key) is None:
-            return "failed", f"{stage}: {log.read_text().splitlines()[-1].strip()}"
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            return "failed", f"{stage}: {lines[-1].strip()}"
     return "missing", "not done yet"
 
 

@@ -58,13 +58,20 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None,
     store = Store(Path(options.store).expanduser())
     plan = make_plan(configs, store)
     if options.dry_run:
+        if (store.root / "store.json").exists():
+            store.check()
         outline = dry_run.outline(plan, store)
         dry_run.show(outline, reporter)
         dry_run.write(outline, plan_dir or Path(), reporter)
+        execute.check(plan, plan.found(store))
         return 0
     store.prepare()
     dry_run.show(dry_run.counts(plan, store), reporter)
-    record.write(plan, options.sweep, shlex.join(["python", "-m", "harness", *sys.argv[1:]]), store)
+    execute.check(plan, plan.found(store))
+    command = shlex.join(["python", "-m", "harness", *sys.argv[1:]])
+    recorded = record.write(plan, options.sweep, command, store, options.keep_weights)
+    if recorded > len(plan.points) and options.sweep != record.SINGLE:
+        reporter.line(f"{options.sweep}: {recorded} points by now, with those of earlier commands")
     retention = Retention(options.keep_weights, plan, store)
     summary = execute.execute(plan, store, reporter, options.cluster, retention, wait=options.wait)
     for line in execute.failure_report(summary, plan):
@@ -82,6 +89,8 @@ def _last_line(sweep: str, plan: Plan, summary: Summary) -> str:
         "failed": len(summary.failed),
         "not done": len(summary.blocked) + len(summary.alive),
     }
+    if summary.empty:
+        counts["of empty cells"] = len(summary.empty)
     if summary.retried:
         counts["attempts repeated"] = summary.retried.total()
     said = ", ".join(f"{count} {name}" for name, count in counts.items())

@@ -14,7 +14,7 @@ from harness.progress import Reporter
 from harness.store import Artifact, Store, usable_manifest
 
 _MEASURED = 50
-"""Artifacts of a stage that its rates are taken from, the latest first by name."""
+"""Artifacts of a stage that its rates are taken from, the latest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +68,8 @@ def _outline(
 def _estimates(todo: Sequence[Node], store: Store, found: Mapping[str, Artifact]) -> dict[str, Any]:
     """Hours, tokens, disk and judge calls of what is to do.
 
-    Tokens are upper bounds out of the settings. Hours and bytes are those of the same stages in this store, per unit
-    (response, prompt, or node); a stage that was never done here has none, and is named.
+    Tokens are upper bounds out of the settings. Hours and bytes are those of the same work in this store (same policy,
+    same settings as far as they cost), per response, answer or row; a stage without any has none, and is named.
     """
     by_stage: defaultdict[str, list[Node]] = defaultdict(list)
     for node in todo:
@@ -96,31 +96,52 @@ def _units(nodes: Sequence[Node]) -> int:
 
 
 def _rates(stage: str, nodes: Sequence[Node], store: Store) -> tuple[float, float] | None:
-    """Median seconds and bytes per unit of a stage in this store; of nodes with the same settings, where there are."""
-    rates = defaultdict(list)
-    for folder in store.folders(stage)[-_MEASURED:]:
-        manifest = usable_manifest(folder)
-        if manifest is not None and manifest.alias_of is None and "seconds" in manifest.provenance:
-            units = max(1, manifest.rows["taken"]) if _per_row(stage) else 1
+    """Median seconds and bytes per unit of a stage in this store, of nodes that cost the same; None without any."""
+    wanted = {
+        _cost(stage, asdict(node.spec), {name: [p.key for p in ps] for name, ps in node.inputs.items()})
+        for node in nodes
+    }
+    latest = sorted(store.folders(stage), key=lambda folder: folder.stat().st_mtime, reverse=True)
+    rates = []
+    for manifest in filter(None, map(usable_manifest, latest[:_MEASURED])):
+        if manifest.alias_of is None and _cost(stage, manifest.spec, manifest.inputs) in wanted:
+            units = max(1, manifest.rows["taken"]) if _is_per_row(stage, manifest.spec) else 1
             size = sum(record["bytes"] for record in (*manifest.files.values(), *manifest.released.values()))
-            alike = any(_settings(manifest.spec) == _settings(node.spec) for node in nodes)
-            rates[alike].append((manifest.provenance["seconds"] / units, size / units))
-    taken = rates[True] or rates[False]
-    return (median(s for s, _ in taken), median(b for _, b in taken)) if taken else None
+            rates.append((manifest.provenance.get("seconds", 0.0) / units, size / units))
+    return (median(s for s, _ in rates), median(b for _, b in rates)) if rates else None
 
 
-def _per_row(stage: str) -> bool:
-    return stage in ("sample", "score", "respond", "judge")
+def _is_per_row(stage: str, spec: Mapping[str, Any]) -> bool:
+    return stage in ("sample", "score", "respond", "judge") or (stage == "train" and spec["max_steps"] is None)
 
 
-def _settings(spec: Any) -> Any:
-    """The part of a spec that decides what a unit costs: not which prompts or which seed."""
-    flat = asdict(spec) if not isinstance(spec, Mapping) else spec
-    return json.dumps(
-        {k: v for k, v in flat.items() if k not in ("seed", "block", "prompts", "sample_block")},
-        sort_keys=True,
-        default=str,
-    )
+_COSTS: Mapping[str, tuple[str, ...]] = {
+    "model": ("source", "id"),
+    "sample": ("engine", "max_new_tokens", "batch_size", "dtype", "samples"),
+    "score": ("engine",),
+    "reference": ("max_length", "dtype", "autocast", "batch_tokens"),
+    "train": (
+        "method",
+        "epochs",
+        "max_steps",
+        "global_batch",
+        "micro_batch",
+        "max_length",
+        "weights_dtype",
+        "autocast",
+        "gradient_checkpointing",
+        "lora",
+    ),
+    "respond": ("max_new_tokens", "batch_size", "dtype"),
+    "judge": ("engine",),
+}
+"""Settings that decide what a unit costs, beside the policy; the other stages cost next to nothing."""
+
+
+def _cost(stage: str, spec: Mapping[str, Any], inputs: Mapping[str, Sequence[str]]) -> str:
+    """Equal for nodes whose units cost the same: by settings, and by the policy that is sampled, trained or asked."""
+    policy = inputs.get("reference" if stage == "respond" else "policy") if stage in _COSTS else None
+    return json.dumps([policy, {name: spec.get(name) for name in _COSTS.get(stage, ())}], sort_keys=True, default=str)
 
 
 def show(outline: Outline, reporter: Reporter) -> None:
@@ -141,10 +162,11 @@ def _show_estimates(estimates: Mapping[str, Any], reporter: Reporter) -> None:
     if estimates["hours"]:
         reporter.line(
             f"To do, by this store's own figures: {hours:.2f} hours in one process, {size / 1e9:.2f} GB "
-            f"(upper bounds: cells whose rows turn out equal are done once)"
+            "(upper bounds: cells whose rows turn out equal are done once)"
         )
     if estimates["no_estimate"]:
-        reporter.line(f"No figures yet for: {', '.join(estimates['no_estimate'])} (nothing of it is in this store)")
+        names = ", ".join(estimates["no_estimate"])
+        reporter.line(f"No figures yet for: {names} (this store has none with this policy and settings)")
     reporter.line(
         f"At most {estimates['tokens_at_most']:,} tokens to generate and {estimates['judge_calls_at_most']:,} "
         "comparisons; the judge costs nothing: it runs here"

@@ -37,8 +37,7 @@ def execute(
     """
     started = time.monotonic()
     found = plan.found(store)
-    check_parts(plan, found)
-    check_weights(plan, found)
+    check(plan, found)
     for node in plan.nodes.values():
         if node.key not in found and (damaged := store.damaged(node.stage, node.key)) is not None:
             reporter.line(f"damaged: {damaged} misses files or has wrong sizes; it is made again")
@@ -59,6 +58,16 @@ def execute(
     summary = schedule.close()
     summary.seconds = time.monotonic() - started
     return summary
+
+
+def check(plan: Plan, found: Mapping[str, Artifact]) -> None:
+    """Refuse to begin on a store that cannot give what the plan needs.
+
+    Raises:
+        StoreError: parts that do not belong together, or weights that are needed were released.
+    """
+    check_parts(plan, found)
+    check_weights(plan, found)
 
 
 def check_parts(plan: Plan, found: Mapping[str, Artifact]) -> None:
@@ -157,14 +166,21 @@ def settle(
     return again
 
 
+def _story(ending: Ending) -> list[str]:
+    """A failure's log; what is known without it where it could not be written, or was cleared away meanwhile."""
+    try:
+        return ending.log.read_text(encoding="utf-8").splitlines() if ending.log else [ending.text]
+    except OSError:
+        return [ending.text]
+
+
 def failure_report(summary: Summary, plan: Plan) -> Sequence[str]:
     """Every failure with the last lines of its log, and what was not done."""
     lines: list[str] = []
     for key, ending in summary.failed.items():
         node = plan.nodes[key]
         lines.append(f"failed: {node.stage} {node.slug} (log: {ending.log or 'could not be written'})")
-        story = ending.log.read_text(encoding="utf-8").splitlines() if ending.log else [ending.text]
-        lines += [f"    {line}" for line in story[-_LOG_LINES:]]
+        lines += [f"    {line}" for line in _story(ending)[-_LOG_LINES:]]
     if summary.blocked:
         lines.append(f"not done, since something they need is not there: {len(summary.blocked)} nodes")
     if summary.alive:

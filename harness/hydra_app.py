@@ -11,6 +11,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from harness.errors import ConfigError, PrefsweepError
 from harness.positions import PAIRS
+from harness.progress import safe
 
 
 def root() -> Path:
@@ -54,7 +55,7 @@ def run(points: Callable[[], Sequence[dict[str, Any]]], *, plan_dir: Path) -> No
     try:
         code = app.run(points(), plan_dir=plan_dir)
     except PrefsweepError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {safe(str(error))}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+from functools import lru_cache
 from pathlib import Path
 
 from harness.errors import ConfigError
@@ -9,6 +10,7 @@ from harness.keys import digest
 from harness.store import file_record
 
 
+@lru_cache(maxsize=16)
 def package_folder(package: str, revision: str | None = None) -> Path:
     """Folder of an installed package that carries weights, found without importing it.
 

@@ -261,7 +261,8 @@ def log_failure(store: Store, node: Node, error: BaseException | str) -> Path | 
     plain = isinstance(error, str | PrefsweepError)
     detail = str(error) if plain else "".join(traceback.format_exception(error))  # type: ignore[arg-type]
     try:
-        path.write_text(f"{node.stage} {node.slug} {node.key}\n{detail.rstrip()}\n", encoding="utf-8")
+        story = f"{node.stage} {node.slug} {node.key}\n{detail.rstrip()}\n"
+        path.write_text(story, encoding="utf-8", errors="backslashreplace")
     except OSError:
         return None
     return path

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness import imports
 from harness import prompts as prompt_files
-from harness.config import Config, trains, used
+from harness.config import Config, PromptsConfig, trains, used
 from harness.engines.embedding import find_model_folder
 from harness.errors import ConfigError
 from harness.keys import digest, node_key
@@ -175,6 +175,8 @@ class _Builder:
         self.brought: dict[tuple[str, str], Artifact] = {}
         self.nodes: dict[str, Node] = {}
         self.asked: list[str] = []
+        self.pools: dict[str, tuple[tuple[Node, list[Node], list[Node]], list[str]]] = {}
+        """By the settings that decide a pool: what was made, and the keys that making it asked for."""
 
     def node(self, **fields: Any) -> Node:
         node = Node(**fields)
@@ -183,15 +185,7 @@ class _Builder:
 
     def point(self, config: Config) -> Node:
         """Everything up to the cell's own rows."""
-        policy, prompts = self.policy(config), load_train_prompts(config)
-        frozen = self.prompts(prompts, config.prompts.name)
-        sampled, scored = [], []
-        for block in range(-(-config.n // config.sampler.sample_block)):
-            for responses in self.sample(config, policy, prompts, frozen, block):
-                sampled.append(responses)
-                scored.append(self.score(config, responses, frozen))
-        if config.reward.engine == "embedded":
-            find_model_folder()
+        policy, sampled, scored = self.pool(config)
         picks = self.select(config, scored)
         logps = self.reference(config, policy, picks, sampled)
         high, low = pair_of(config)
@@ -201,6 +195,30 @@ class _Builder:
             spec=pairs.Spec(chosen=high, rejected=low),
             inputs={"picks": (picks,), "reference": (logps,)},
         )
+
+    def pool(self, config: Config) -> tuple[Node, list[Node], list[Node]]:
+        """Policy, samples and rewards of a point, worked out once for all points that share them."""
+        held_out = (config.evaluate.path, config.evaluate.limit)
+        shared = repr((config.policy, config.prompts, held_out, config.sampler, config.reward, config.n))
+        if shared not in self.pools:
+            start = len(self.asked)
+            made = self._pool(config)
+            self.pools[shared] = made, self.asked[start:]
+        else:
+            self.asked += self.pools[shared][1]
+        return self.pools[shared][0]
+
+    def _pool(self, config: Config) -> tuple[Node, list[Node], list[Node]]:
+        policy, prompts = self.policy(config), load_train_prompts(config)
+        frozen = self.prompts(prompts, config.prompts.name)
+        sampled, scored = [], []
+        for block in range(-(-config.n // config.sampler.sample_block)):
+            for responses in self.sample(config, policy, prompts, frozen, block):
+                sampled.append(responses)
+                scored.append(self.score(config, responses, frozen))
+        if config.reward.engine == "embedded":
+            find_model_folder()
+        return policy, sampled, scored
 
     def with_common_rows(self, configs: Sequence[Config], own: Sequence[Node | None]) -> list[Node | None]:
         """The same cells; where `rows` is `common`, restricted to the prompts that each cell of the sweep kept."""
@@ -389,6 +407,7 @@ class _Builder:
             ),
             inputs={"policy": (policy,), "pairs": (rows,)},
             params={"save_steps": settings.save_steps},
+            units=len(load_train_prompts(config).prompts) if settings.max_steps is None else 1,
         )
 
     def imported_answers(self, answers: Node, frozen: Node, instructions: PromptSet) -> Node:
@@ -481,9 +500,13 @@ def load_train_prompts(config: Config) -> PromptSet:
     Raises:
         ConfigError: none is left.
     """
-    settings = config.prompts
+    return _train_prompts(config.prompts, config.evaluate.path, config.evaluate.limit)
+
+
+@lru_cache(maxsize=64)
+def _train_prompts(settings: PromptsConfig, held_out: str | None, held_out_limit: int | None) -> PromptSet:
     given = _load(settings.path, prompt_files.TRAIN, settings.limit, settings.duplicates, "prompts.path")
-    left = given.without(load_held_out(config), "in_evaluation_set")
+    left = given.without(_held_out(held_out, held_out_limit), "in_evaluation_set")
     if not left.prompts:
         raise ConfigError(f"prompts.path: all {len(given.prompts)} prompts also stand in the evaluation set")
     return left
@@ -491,7 +514,11 @@ def load_train_prompts(config: Config) -> PromptSet:
 
 def load_held_out(config: Config) -> PromptSet:
     """The instructions of a point's evaluation."""
-    return _load(config.evaluate.path, prompt_files.HELD_OUT, config.evaluate.limit, "error", "evaluate.path")
+    return _held_out(config.evaluate.path, config.evaluate.limit)
+
+
+def _held_out(path: str | None, limit: int | None) -> PromptSet:
+    return _load(path, prompt_files.HELD_OUT, limit, "error", "evaluate.path")
 
 
 def load_references(config: Config) -> PromptSet:

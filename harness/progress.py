@@ -20,6 +20,11 @@ _PLAIN_SECONDS = 10.0
 """Plain lines are printed at most this often, for each piece of work."""
 
 
+def safe(text: str) -> str:
+    """A text in which control characters, which a terminal would obey, are written out."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
 class Task(Protocol):
     """A piece of work that is under way."""
 
@@ -39,8 +44,8 @@ class Reporter:
         self._open = 0
 
     def line(self, text: str) -> None:
-        """Print one line; markup in the text has no meaning."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        """Print one line, whatever it holds; markup and control characters in it have no meaning."""
+        self.console.print(safe(text), markup=False, soft_wrap=True)
 
     def open(self, label: str, total: int, unit: str, done: int = 0) -> Task:
         """Begin to show `done` of `total` units; work that a re-run found done counts in no rate."""
@@ -72,7 +77,7 @@ class Reporter:
             )
             self._live.start()
         self._open += 1
-        return self._live, self._live.add_task(label, total=total, completed=done, unit=unit, rate="")
+        return self._live, self._live.add_task(safe(label), total=total, completed=done, unit=unit, rate="")
 
     def leave(self, line: TaskID) -> None:
         """Take a line out of the live display, which ends with its last line."""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,12 @@ class PromptSet:
     dropped: dict[str, int]
     """Count of prompts left out, by reason."""
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Hash of the prompts' ids, in any order."""
         return digest(sorted(p.prompt_id for p in self.prompts))
 
-    @property
+    @cached_property
     def answers_hash(self) -> str | None:
         """Hash of the reference answers, in any order; None where there are none."""
         answers = sorted([p.prompt_id, p.answer] for p in self.prompts if p.answer is not None)

@@ -2,11 +2,12 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.keys import canonical
+from harness.config import KeepWeights
+from harness.keys import canonical, digest
 from harness.plan import Plan, Point
 from harness.store import Store, StoreError, write_json
 
@@ -23,9 +24,11 @@ class Sweep:
     """Seconds since the epoch."""
     command: str
     """The command that asked for it last."""
+    keep_weights: KeepWeights
+    """What that command keeps of the trained weights."""
     points: Mapping[str, Mapping[str, Any]]
     """By the hash of their settings: `config`, every setting that the point uses under its dotted name, and `nodes`,
-    the keys of its own nodes by stage."""
+    the keys of its own nodes by stage; and `command`, which asked for it last."""
     nodes: Mapping[str, Mapping[str, Any]]
     """By key: `stage`, `slug`, `version`, `spec`, and `inputs` and `uses`, lists of keys by name."""
 
@@ -45,10 +48,24 @@ class Sweep:
                 queue.extend(self.parents(parent))
         return list(seen)
 
+    def commands(self, keys: Collection[str]) -> list[str]:
+        """The commands that make any of these nodes, each once."""
+        wanted, needed = set(keys), dict[str, None]()
+        for point in self.points.values():
+            if point["command"] not in needed:
+                own = set(point["nodes"].values())
+                if not wanted.isdisjoint(own.union(*map(self.ancestors, own))):
+                    needed[point["command"]] = None
+        return list(needed)
 
-def write(plan: Plan, name: str, command: str, store: Store) -> None:
-    """Keep a plan under a sweep's name; single runs gather under theirs instead of replacing each other."""
-    points: dict[str, Any] = {point.id: _point(point) for point in plan.points}
+
+def write(plan: Plan, name: str, command: str, store: Store, keep_weights: KeepWeights = "all") -> int:
+    """Add a plan's points to what is kept under a sweep's name; returns how many points are there then.
+
+    A sweep is extended by further commands, and narrowed by none: what a command leaves out was still asked for, until
+    the sweep is forgotten.
+    """
+    points: dict[str, Any] = {point.id: {**_point(point), "command": command} for point in plan.points}
     nodes: dict[str, Any] = {
         key: {
             "stage": node.stage,
@@ -61,11 +78,25 @@ def write(plan: Plan, name: str, command: str, store: Store) -> None:
         for key, node in plan.nodes.items()
     }
     with store.lock(f"sweep-{name}"):
-        if name == SINGLE and name in names(store):
+        if name in names(store):
             earlier = read(store, name)
-            points, nodes = {**dict(earlier.points), **points}, {**dict(earlier.nodes), **nodes}
-        path = store.root / "sweeps" / f"{name}.json"
-        write_json(path, {"written": time.time(), "command": command, "points": points, "nodes": nodes})
+            points = {**_others(earlier.points, points), **points}
+            nodes = {**dict(earlier.nodes), **nodes}
+        written = {"written": time.time(), "command": command, "keep_weights": keep_weights}
+        write_json(store.root / "sweeps" / f"{name}.json", {**written, "points": points, "nodes": nodes})
+    return len(points)
+
+
+def _others(earlier: Mapping[str, Any], points: Mapping[str, Any]) -> dict[str, Any]:
+    """Earlier points without those that are asked for again, if under settings that had not all been there yet."""
+    again: dict[str, list[Mapping[str, Any]]] = {}
+    for point in points.values():
+        again.setdefault(digest(point["nodes"]), []).append(point["config"])
+    return {
+        key: point
+        for key, point in earlier.items()
+        if not any(point["config"].items() <= config.items() for config in again.get(digest(point["nodes"]), ()))
+    }
 
 
 def _point(point: Point) -> dict[str, Any]:

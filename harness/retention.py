@@ -1,29 +1,34 @@
 """Which trained weights stay: 84 cells of a model of 8 billion parameters are 1.3 TB."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from harness import record
 from harness.config import KeepWeights
 from harness.keys import digest
-from harness.plan import Node, Plan, Point
-from harness.store import Artifact, Store, read_manifest
+from harness.plan import Node, Plan
+from harness.store import Artifact, Store, StoreError, read_manifest
 
 WEIGHTS = "weights"
 """Folder of an artifact that retention may give up."""
 
+_APART = ("policy", "evaluate", "judge")
+"""Groups of settings whose cells are not compared with each other."""
+
 
 class Retention:
-    """Gives up weights as soon as no recorded sweep needs them any more.
+    """Gives up weights as soon as no recorded sweep needs or keeps them.
 
     `none` keeps no trained weights, `best` those of the cell with the highest mean win rate for each policy and
-    evaluation of the command, `all` everything.
+    evaluation of the sweep, `all` everything. Each sweep says so for its own cells, by the last command that ran it;
+    cells that sweeps share stay while any of them keeps them.
     """
 
     def __init__(self, keep: KeepWeights, plan: Plan, store: Store) -> None:
         self._keep, self._plan, self._store = keep, plan, store
-        self._others: dict[str, tuple[float, record.Sweep]] = {}
+        self._read: dict[str, tuple[float, record.Sweep]] = {}
         self._folders: dict[str, Path] = {}
 
     def after(self, node: Node) -> Iterator[str]:
@@ -36,34 +41,20 @@ class Retention:
         """What to do once a command's work is over."""
         if self._keep == "all":
             return
-        # By folder: cells of equal content have one, and the best of them keeps it for all.
-        kept = {self._folder(node) for node in self._best()} if self._keep == "best" else set()
-        for point in self._plan.points:
-            trained = point.nodes.get("train")
-            if trained is not None and self._folder(trained) not in kept:
-                yield from self._release(trained)
-
-    def _folder(self, trained: Node) -> Path | None:
-        found = self._store.find(trained.stage, trained.key)
-        return found.folder if found is not None else None
-
-    def _best(self) -> list[Node]:
-        """The trained nodes to keep; where no cell is judged yet, nothing is known to be best."""
-        groups: dict[str, list[Point]] = {}
-        for point in self._plan.points:
-            settings = {k: v for k, v in point.settings.items() if k.split(".")[0] in ("policy", "evaluate", "judge")}
-            groups.setdefault(digest(settings), []).append(point)
-        kept: list[Node] = []
-        for points in groups.values():
-            trained = [point for point in points if "train" in point.nodes]
-            judged = [(rate, p) for p in trained if (rate := self._win_rate(p)) is not None]
-            best = [max(judged, key=lambda entry: entry[0])[1]] if judged else trained
-            kept += [point.nodes["train"] for point in best]
-        return kept
-
-    def _win_rate(self, point: Point) -> float | None:
-        verdicts = self._store.find("judge", point.nodes["judge"].key)
-        return verdicts.manifest.measures["win_rate"] if verdicts is not None else None
+        try:
+            keepers = self._keepers()
+        except StoreError as error:
+            yield f"kept all weights, since it cannot be known who needs them: {error}"
+            return
+        nodes = {p.nodes["train"].key: p.nodes["train"] for p in self._plan.points if "train" in p.nodes}
+        for node in nodes.values():
+            yield from self._release(node)
+        elsewhere = [name for node in nodes.values() if (name := keepers.get(self._folder(node))) is not None]
+        if self._keep == "none" and elsewhere:
+            names = ", ".join(sorted(set(elsewhere)))
+            yield f"kept the weights of {len(elsewhere)} cells, which other sweeps keep: {names}"
+        if self._keep == "best":
+            yield from self._lost_best()
 
     def _release(self, trained: Node) -> Iterator[str]:
         artifact = self._store.find(trained.stage, trained.key)
@@ -75,13 +66,72 @@ class Retention:
         if any(name.startswith(f"{WEIGHTS}/") for name in manifest.released):
             # Of a command that was killed between the manifest and the files.
             shutil.rmtree(artifact.folder / WEIGHTS, ignore_errors=True)
-        elif any(name.startswith(f"{WEIGHTS}/") for name in manifest.files) and not self._needed(artifact):
+        elif any(name.startswith(f"{WEIGHTS}/") for name in manifest.files):
             try:
+                if self._needed(artifact) or artifact.folder in self._keepers():
+                    return
                 size = self._store.release(Artifact(artifact.folder, manifest), WEIGHTS)
+            except StoreError:  # a record that cannot be read: who needs what is not known
+                return
             except OSError as error:  # space is wanted, but no reason to end the command
                 yield f"kept the weights of {artifact.folder.name}: {error.strerror}"
                 return
             yield f"released the weights of {artifact.folder.name}: {size / 1e6:.0f} MB"
+
+    def _keepers(self) -> dict[Path | None, str]:
+        """Folders whose weights a recorded sweep keeps, with its name. Cells of equal content have one folder."""
+        kept: dict[Path | None, str] = {}
+        for sweep in self._sweeps():
+            if sweep.keep_weights == "all":
+                cells = [point["nodes"]["train"] for point in sweep.points.values() if "train" in point["nodes"]]
+            else:
+                cells = [key for key, _ in self._best(sweep)] if sweep.keep_weights == "best" else []
+            kept |= {folder: sweep.name for key in cells if (folder := self._folder_of("train", key)) is not None}
+        return kept
+
+    def _best(self, sweep: record.Sweep) -> list[tuple[str, bool]]:
+        """Cells whose weights `best` keeps, and whether they really are the best: that one's may be gone already.
+
+        Of equal cells the same is taken whatever the order of the command. Where no cell is judged yet, nothing is
+        known to be best, and all are kept.
+        """
+        groups: dict[str, list[Mapping[str, Any]]] = {}
+        for point in sweep.points.values():
+            if "train" in point["nodes"]:
+                settings = {k: v for k, v in point["config"].items() if k.split(".")[0] in _APART}
+                groups.setdefault(digest(settings), []).append(point["nodes"])
+        kept: list[tuple[str, bool]] = []
+        for cells in groups.values():
+            rates = [(self._rate(cell), cell["train"]) for cell in cells]
+            judged = [(rate, self._has_weights(key), key) for rate, key in rates if rate is not None]
+            there = [cell for cell in judged if cell[1]]
+            if there:
+                kept.append((max(there)[2], max(there)[0] == max(judged)[0]))
+            elif not judged:
+                kept += [(cell["train"], True) for cell in cells]
+        return kept
+
+    def _lost_best(self) -> Iterator[str]:
+        """Say so where the weights of the best cell were released before it was known to be best."""
+        own = {point.nodes["train"].key for point in self._plan.points if "train" in point.nodes}
+        for sweep in self._sweeps():
+            for key, is_best in self._best(sweep) if sweep.keep_weights == "best" else []:
+                if not is_best and key in own:
+                    yield (
+                        f"the weights of the best cell of {sweep.name} were released earlier; kept those of "
+                        f"{sweep.nodes[key]['slug']}, the best that has any"
+                    )
+
+    def _rate(self, nodes: Mapping[str, str]) -> float | None:
+        verdicts = self._store.find("judge", nodes["judge"])
+        return verdicts.manifest.measures["win_rate"] if verdicts is not None else None
+
+    def _has_weights(self, key: str) -> bool:
+        found = self._store.find("train", key)
+        return found is not None and not found.manifest.released
+
+    def _folder(self, trained: Node) -> Path | None:
+        return self._folder_of(trained.stage, trained.key)
 
     def _needed(self, artifact: Artifact) -> bool:
         """Whether an answer that any recorded sweep wants is still to be given by these weights."""
@@ -104,9 +154,16 @@ class Retention:
         return self._folders[key]
 
     def _sweeps(self) -> Iterator[record.Sweep]:
-        """All recorded sweeps, read again only where another command has written them."""
+        """All recorded sweeps, read again only where another command has written them.
+
+        Raises:
+            StoreError: a record cannot be read.
+        """
         for name in record.names(self._store):
-            written = (self._store.root / "sweeps" / f"{name}.json").stat().st_mtime
-            if name not in self._others or self._others[name][0] != written:
-                self._others[name] = written, record.read(self._store, name)
-            yield self._others[name][1]
+            try:
+                written = (self._store.root / "sweeps" / f"{name}.json").stat().st_mtime
+                if name not in self._read or self._read[name][0] != written:
+                    self._read[name] = written, record.read(self._store, name)
+            except FileNotFoundError:  # forgotten at this moment
+                continue
+            yield self._read[name][1]

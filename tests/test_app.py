@@ -16,12 +16,13 @@ from harness import execute as execution
 from harness import record as records
 from harness.errors import ConfigError
 from harness.keys import digest
-from harness.plan import STAGES
+from harness.plan import STAGES, make_plan
 from harness.positions import PAIRS
 from harness.progress import Reporter
 from harness.schedule import Summary
 from harness.store import Store, StoreError, write_json
-from tests.configs import composed
+from tests.artifacts import manifest
+from tests.configs import composed, point
 
 SWEEPS = hydra_app.root() / "sweeps"
 
@@ -214,12 +215,55 @@ def test_points_that_share_all_their_work_stay_apart(tmp_path: Path, idle: Summa
     assert len({point["nodes"]["judge"] for point in points}) == 1
 
 
-def test_single_runs_gather_and_a_named_sweep_is_replaced(tmp_path: Path, idle: Summary) -> None:
+@pytest.mark.parametrize("name", ["single", "mine"])
+def test_a_sweep_is_extended_by_further_commands_and_narrowed_by_none(tmp_path: Path, idle: Summary, name: str) -> None:
     for seed in (0, 1, 1):
-        run(tmp_path, f"train.seed={seed}")
-        run(tmp_path, f"train.seed={seed}", "sweep=mine")
-    assert sorted(str(r["config"]["train.seed"]) for r in recorded(tmp_path, "single").values()) == ["0", "1"]
-    assert [r["config"]["train.seed"] for r in recorded(tmp_path, "mine").values()] == [1]
+        _, output = run(tmp_path, f"train.seed={seed}", f"sweep={name}")
+    assert sorted(str(r["config"]["train.seed"]) for r in recorded(tmp_path, name).values()) == ["0", "1"]
+    assert ("mine: 2 points by now, with those of earlier commands" in output) == (name == "mine")
+
+
+def test_a_point_asked_for_again_under_a_further_setting_is_one(tmp_path: Path, idle: Summary) -> None:
+    run(tmp_path, "sweep=mine")
+    path = tmp_path / "sweeps" / "mine.json"
+    written = json.loads(path.read_text())
+    ((_, point),) = written["points"].items()
+    del point["config"]["train.name"]  # as if written before there was such a setting
+    written["points"] = {digest(point["config"]): point}
+    path.write_text(json.dumps(written))
+    run(tmp_path, "sweep=mine")
+    (again,) = recorded(tmp_path, "mine").values()
+    assert "train.name" in again["config"]
+
+
+def test_each_point_knows_the_command_that_makes_it(
+    tmp_path: Path, idle: Summary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pair in ("max_min", "mu_min"):
+        monkeypatch.setattr(sys, "argv", ["harness", f"pair={pair}"])
+        run(tmp_path, f"pair={pair}")
+    sweep = records.read(Store(tmp_path), "single")
+    for made in sweep.points.values():
+        pair = f"{made['config']['pair.chosen']}_{made['config']['pair.rejected']}"
+        assert sweep.commands([made["nodes"]["train"]]) == [f"python -m harness pair={pair}"]
+    shared = next(key for key, node in sweep.nodes.items() if node["stage"] == "model")
+    assert len(sweep.commands([shared])) == 2
+
+
+@pytest.mark.parametrize("dry", ["dry_run=true", "dry_run=false"])
+def test_what_is_refused_is_refused_by_a_dry_run_too_and_recorded_by_none(tmp_path: Path, dry: str) -> None:
+    store = Store(tmp_path).prepare()
+    made = make_plan([point("n=8")])
+    trained = made.points[0].nodes["train"]
+    with store.claim(trained.key) as work:
+        released = {"weights/model": {"bytes": 1, "sha256": ""}}
+        store.publish(work, manifest("train", trained.key, released=released), trained.slug)
+    with pytest.raises(StoreError, match=r"^keep_weights: the answers to do need the weights of 1 trained cells"):
+        run(tmp_path, "n=8", dry)
+    assert not list((tmp_path / "sweeps").iterdir())
+    write_json(tmp_path / "store.json", {"format": 99})
+    with pytest.raises(StoreError, match="has format 99"):
+        run(tmp_path, "n=8", dry)
 
 
 def test_the_exit_code_says_whether_all_is_done(tmp_path: Path, idle: Summary) -> None:

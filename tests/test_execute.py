@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from harness import execute as execution
 from harness import perform, tables
 from harness.config import ClusterConfig
 from harness.errors import ConfigError
-from harness.execute import execute, failure_report
+from harness.execute import drift, execute, failure_report
 from harness.plan import Node, Plan
 from harness.progress import Reporter
 from harness.retention import Retention
@@ -334,3 +334,33 @@ def test_rows_that_do_not_add_up_fail_the_node(fake: FakeStages, pipeline: Pipel
     summary = fake.execute(pipeline.plan)
     assert list(summary.failed) == pipeline.keys("prompts")
     assert "rows do not add up: 3 in, 1 out" in fake.output.getvalue()
+
+
+def test_what_a_failure_says_can_be_neither_obeyed_nor_unwritable(fake: FakeStages, pipeline: Pipeline) -> None:
+    fake.actions["model"] = fail(RuntimeError("\x1b[31mred \ud800 end"))
+    summary = fake.execute(pipeline.plan)
+    (ending,) = summary.failed.values()
+    assert ending.log is not None
+    assert "\\ud800" in ending.log.read_text(encoding="utf-8")
+    assert "FAILED: \\x1b[31mred \\ud800 end" in fake.output.getvalue()
+    assert "\x1b" not in fake.output.getvalue()
+
+
+def test_a_log_that_was_cleared_away_meanwhile_leaves_what_was_said(fake: FakeStages, pipeline: Pipeline) -> None:
+    fake.actions["model"] = fail(RuntimeError("no such luck"))
+    summary = fake.execute(pipeline.plan)
+    (ending,) = summary.failed.values()
+    assert ending.log is not None
+    ending.log.unlink()
+    assert "    no such luck" in failure_report(summary, pipeline.plan)
+
+
+def test_work_of_other_commits_is_named_in_one_line(fake: FakeStages, pipeline: Pipeline) -> None:
+    fake.execute(pipeline.plan)
+    found = pipeline.plan.found(fake.store)
+    assert list(drift(found, "now")) == []  # what made it is not known
+    for name, key in (("old", pipeline.keys("model")[0]), ("now", pipeline.keys("prompts")[0])):
+        made = {**found[key].manifest.provenance, "commit": name}
+        found[key] = Artifact(found[key].folder, replace(found[key].manifest, provenance=made))
+    assert list(drift(found, None)) == []
+    assert list(drift(found, "now")) == ["some of what is done was made by other commits (old; now now)"]

@@ -58,7 +58,7 @@ class Bench:
     output: io.StringIO
 
     def run(self, plan: Plan, keep: KeepWeights, name: str = "sweep") -> Summary:
-        record.write(plan, name, "command", self.store)
+        record.write(plan, name, "command", self.store, keep)
         reporter = Reporter(Console(file=self.output, width=500))
         return execute(plan, self.store, reporter, HERE, Retention(keep, plan, self.store), wait=False)
 
@@ -167,20 +167,77 @@ def test_weights_that_another_recorded_sweep_still_needs_stay(bench: Bench, keep
     others = other_sweep(needed.nodes["train"])
     if shared:
         bench.run(plan(*cells), "all")
-    record.write(others, "others", "command", bench.store)
+    record.write(others, "others", "command", bench.store, "none")
     bench.run(plan(*cells), keep)
     assert needed.id in bench.kept(*cells)
-    assert bench.run(others, "all", "others").ok
+    assert bench.run(others, "none", "others").ok
     bench.run(plan(*cells), "none")
     assert bench.kept(*cells) == []
+
+
+@pytest.mark.parametrize("theirs", ["all", "best"])
+def test_weights_that_another_sweep_keeps_stay(bench: Bench, theirs: KeepWeights) -> None:
+    bench.run(plan(*CELLS[:2]), theirs, "theirs")
+    bench.run(plan(*CELLS), "none")
+    assert bench.kept(*CELLS) == (["a", "b"] if theirs == "all" else ["b"])
+    assert "which other sweeps keep: theirs" in bench.output.getvalue()
+    record.forget(bench.store, "theirs")
+    bench.run(plan(*CELLS), "none")
+    assert bench.kept(*CELLS) == []
+
+
+def test_where_the_best_has_no_weights_any_more_the_best_that_has_them_is_kept(bench: Bench) -> None:
+    bench.run(plan(CELLS[1]), "none", "earlier")
+    bench.run(plan(*CELLS), "best")
+    assert bench.kept(*CELLS) == ["c", "d"]
+    assert (
+        "the weights of the best cell of sweep were released earlier; kept those of train-c" in bench.output.getvalue()
+    )
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_of_equal_cells_the_same_is_kept_in_any_order(bench: Bench, turn: int) -> None:
+    cells = [cell(name, 0.5) for name in "hij"]
+    bench.run(plan(*cells[::turn]), "best")
+    (first,) = bench.kept(*cells)
+    bench.run(plan(*cells[::-turn]), "best")
+    assert bench.kept(*cells) == [first]
+
+
+def test_a_worst_cell_that_never_wins_is_judged_all_the_same(bench: Bench) -> None:
+    cells = [cell("lost", 0.0)]
+    bench.run(plan(*cells), "best")
+    bench.run(plan(*cells, cell("won", 1.0)), "best")
+    assert bench.kept(*cells) == []
+
+
+def test_best_is_best_of_all_that_a_sweep_was_extended_by(bench: Bench) -> None:
+    bench.run(plan(CELLS[1]), "best")
+    bench.run(plan(CELLS[2]), "best")
+    assert bench.kept(*CELLS[1:3]) == ["b"]
+
+
+def test_a_record_that_cannot_be_read_keeps_all_weights_and_ends_nothing(bench: Bench) -> None:
+    (bench.store.root / "sweeps" / "broken.json").write_text("{")
+    assert bench.run(plan(*CELLS), "none").ok
+    assert bench.kept(*CELLS) == ["a", "b", "c", "d"]
+    assert bench.output.getvalue().count("kept all weights, since it cannot be known who needs them") == 1
+
+
+def test_a_sweep_forgotten_at_this_moment_needs_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = record.names
+    monkeypatch.setattr(record, "names", lambda store: [*known(store), "gone"])
+    assert bench.run(plan(*CELLS), "none").ok
+    assert bench.kept(*CELLS) == []
 
 
 def test_a_sweep_recorded_meanwhile_is_heeded(bench: Bench) -> None:
     plan_ = plan(*CELLS)
     bench.run(plan_, "all")
+    record.write(plan_, "sweep", "command", bench.store, "none")
     retention = Retention("none", plan_, bench.store)
     assert list(retention.after(CELLS[1].nodes["respond"]))
-    record.write(other_sweep(CELLS[0].nodes["train"]), "others", "command", bench.store)
+    record.write(other_sweep(CELLS[0].nodes["train"]), "others", "command", bench.store, "none")
     assert not list(retention.after(CELLS[0].nodes["respond"]))
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from harness.errors import PrefsweepError
-from harness.sweepctl.terminal import safe
+from harness.progress import safe
 
 _COMMANDS = ("status", "why", "logs", "retry", "verify", "gc", "forget", "transfer")
 """Modules of this package that each register their commands."""

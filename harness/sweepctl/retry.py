@@ -63,7 +63,8 @@ def _take(catalogue: Catalogue, keys: set[str], *, dependents: bool) -> None:
             "anew differ, the next run says so, and `sweepctl verify` sets them aside"
         )
     for sweep in catalogue.sweeps_of(chosen):
-        say(f"to make them anew ({sweep.name}): {sweep.command}")
+        for command in sweep.commands(chosen):
+            say(f"to make them anew ({sweep.name}): {command}")
 
 
 def _failed(catalogue: Catalogue, wanted: set[str] | None) -> set[str]:

@@ -66,6 +66,7 @@ def describe(catalogue: Catalogue, standing: Standing) -> dict[str, Any]:
     return {
         "store": str(catalogue.store.root),
         **_summary(standing),
+        "commands": standing.sweep.commands(standing.keys("failed", "blocked", "to do")),
         "stages": {stage: standing.count(stage) for stage in standing.stages()},
         "running_nodes": [
             {**named(key), **_hands(owner), **_progress(catalogue.store.root / "work" / key)}
@@ -128,7 +129,8 @@ def _show(facts: dict[str, Any]) -> None:
     _section("empty", [f"{_name(node)}: {node['reason']}" for node in facts["empty_cells"]])
     _section("damaged or set aside; made again by the next run", [_name(node) for node in facts["damaged_nodes"]])
     if facts["done"] + facts["empty"] < facts["needed"]:
-        say(f"to continue: {facts['command']}")
+        for command in facts["commands"]:
+            say(f"to continue: {command}")
 
 
 def _section(title: str, lines: list[str]) -> None:

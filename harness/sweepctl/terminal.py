@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.progress import safe
 from harness.store import Store
 
 if TYPE_CHECKING:
@@ -45,11 +46,6 @@ def say(text: str = "") -> None:
 def say_json(value: Any) -> None:
     """Print one JSON object; what is no plain ASCII is escaped."""
     print(json.dumps(value, indent=1))
-
-
-def safe(text: str) -> str:
-    """A text in which control characters, which a terminal would obey, are written out."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def table(rows: Iterable[Sequence[Any]], left: int = 1) -> list[str]:
