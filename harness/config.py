@@ -276,7 +276,7 @@ class RunOptions:
     wait: bool
     """Follow nodes that other commands are at until they are done; otherwise leave them to those."""
     keep_weights: KeepWeights
-    """Trained weights that stay: of no cell, of the best of each policy and evaluation, or of all."""
+    """Trained weights of this sweep that stay: of no cell, of the best of each policy and evaluation, or of all."""
     cluster: ClusterConfig
 
 
