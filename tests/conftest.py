@@ -1,11 +1,17 @@
 """Fixtures that several tests share."""
 
 import importlib.util
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.tiny import save_tiny_policy
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what runs in the background with interrupts ignored, and processes that tests interrupt inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
