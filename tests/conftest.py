@@ -8,9 +8,8 @@ import pytest
 
 from tests.tiny import save_tiny_policy
 
-
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts what runs in the background with interrupts ignored, and processes that tests interrupt inherit that.
+    # A shell starts what runs in the background with interrupts ignored, and what tests start and interrupt inherits it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
