@@ -9,7 +9,7 @@ import pytest
 from tests.tiny import save_tiny_policy
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts what runs in the background with interrupts ignored, and what tests start and interrupt inherits it.
+    # A shell starts what runs in the background with interrupts ignored, which is inherited by all that tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
