@@ -241,6 +241,53 @@ def test_a_bad_file_is_refused(tmp_path: Path, store: Store, name: str, content:
         bring(store, "answers", tmp_path / name)
 
 
+DIGITS, NESTED = b"7" * 5000, b"[" * 100_000 + b"]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [(DIGITS, "a number of too many digits"), (NESTED, "lists or objects that are nested too deep")],
+    ids=["digits", "nested"],
+)
+@pytest.mark.parametrize(
+    ("name", "form", "row"),
+    [
+        ("a.jsonl", b'{"prompt": "a", "answer": "[x"}\n{"answer": %s}\n', "line 2"),
+        ("a.json", b'[{"prompt": "a", "answer": "[x"},\n {"answer": %s}]', "row 2"),
+        ("b.json", b'{"answer": %s}', "row 1"),
+    ],
+)
+def test_json_that_cannot_be_taken_in_is_refused(
+    tmp_path: Path, store: Store, name: str, form: bytes, row: str, value: bytes, why: str
+) -> None:
+    (tmp_path / name).write_bytes(form % value)
+    with pytest.raises(ConfigError) as raised:
+        bring(store, "answers", tmp_path / name)
+    assert str(raised.value) == f"{tmp_path / name}, {row}: {why}"
+
+
+@pytest.mark.parametrize("depth", range(900, 1000, 7))
+def test_a_value_that_is_just_not_nested_too_deep_is_wrong_in_one_line(
+    tmp_path: Path, store: Store, depth: int
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"prompt": "a", "answer": %s}' % (b"[" * depth + b"]" * depth))
+    with pytest.raises(ConfigError, match=r"a\.jsonl, line 1"):
+        bring(store, "answers", tmp_path / "a.jsonl")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, store: Store) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table([["a"], ["yes"], ["no"]], names=["prompt", "answer", "answer"]), path)
+    with pytest.raises(ConfigError, match=r"a\.parquet, answer: two columns have this name"):
+        bring(store, "answers", path)
+    fields = [pa.field("role", pa.string()), pa.field("content", pa.string()), pa.field("content", pa.string())]
+    message = pa.StructArray.from_arrays([pa.array(["user"]), pa.array(["a"]), pa.array(["b"])], fields=fields)
+    messages = pa.ListArray.from_arrays([0, 1], message)
+    pq.write_table(pa.table({"messages": messages, "answer": ["yes"]}), path)
+    with pytest.raises(ConfigError, match=r"a\.parquet, after row 0: cannot be read: .*[Dd]uplicate"):
+        bring(store, "answers", path)
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "../x", "a b", ".x", "-x"])
 def test_a_name_must_be_a_file_name(tmp_path: Path, store: Store, name: str) -> None:
     with pytest.raises(ConfigError, match=r"^--as: .* names a folder"):
