@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from harness.progress import Reporter
 from harness.prompts import prompt_id
 from harness.stages import imported, sample, score
 from harness.store import Artifact, Store
-from tests.artifacts import Row, Shelf, quiet, written
+from tests.artifacts import Row, Shelf, adds_up, quiet, written
 from tests.configs import composed, point
 
 
@@ -478,7 +479,7 @@ def test_a_pool_is_taken_and_accounted_for(tmp_path: Path, tiny_policy: Path) ->
     outcome = sample.run(context, SPEC)
     got = {(r["prompt_id"], r["sample_index"]): r for r in written(context, "responses")}
     assert set(got) == {(id_of("a"), 0), (id_of("a"), 1), (id_of("b"), 0)}
-    assert (outcome.rows.taken, outcome.rows.kept, outcome.rows.dropped) == (4, 3, {"not_imported": 1})
+    assert adds_up(outcome.rows, 6, 3, not_imported=2, too_few_imported=1)
     assert outcome.measures["unused"] == 1
     assert [len(r["prompt_ids"]) > 0 for r in written(context, "prompt_tokens")] == [True, True]
     stop = 2
@@ -487,6 +488,17 @@ def test_a_pool_is_taken_and_accounted_for(tmp_path: Path, tiny_policy: Path) ->
     assert len(one["token_ids"]) == one["tokens"] == len("one") + 1
     assert stop not in cut["token_ids"]
     assert one["logp"] is None
+
+
+def test_a_later_block_of_samples_lacks_those_that_were_not_imported(tmp_path: Path, tiny_policy: Path) -> None:
+    shelf = Shelf(tmp_path)
+    rows = [*RESPONSES, {"prompt": "a", "sample_index": 2, "response": "more"}]
+    brought = bring(shelf.store, "responses", write(tmp_path / "r.jsonl", rows))
+    context = shelf.context(
+        policy=policy(shelf, tiny_policy), prompts=prompts_of(shelf, "a", "b", "c"), imported=brought
+    )
+    outcome = sample.run(context, replace(SPEC, sample_block=1))
+    assert adds_up(outcome.rows, 6, 1, not_imported=2, too_few_imported=3)
 
 
 def test_given_token_ids_are_used_and_must_be_the_policys(tmp_path: Path, tiny_policy: Path) -> None:

@@ -555,5 +555,7 @@ def test_what_hydra_refuses_is_one_line(tmp_path: Path, arguments: list[str], de
 def test_a_sweep_file_that_is_not_there(tmp_path: Path) -> None:
     ended = harness(tmp_path, "-m", "+sweeps=nonexistent", "dry_run=true")
     assert ended.code != 0
-    assert all(name in ended.err for name in ("error: sweeps: there is no 'nonexistent'", "control", "demo", "grid", "scaling"))
+    assert all(
+        name in ended.err for name in ("error: sweeps: there is no 'nonexistent'", "control", "demo", "grid", "scaling")
+    )
     assert "Traceback" not in ended.err
