@@ -1,10 +1,12 @@
 """`python -m harness key=value ...` runs one point; with `-m`, lists, globs or `+sweeps=NAME`, a sweep."""
 
+import os
 import sys
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from harness import hydra_app
@@ -23,4 +25,11 @@ if __name__ == "__main__":
     if any(argument.startswith("+sweeps=") for argument in sys.argv) and not {"-m", "--multirun"} & set(sys.argv):
         # Hydra 1.4 decides between a run and a sweep before it reads the sweep's file.
         sys.argv.insert(1, "-m")
-    main()
+    whole_story = "HYDRA_FULL_ERROR" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its errors itself, on many lines, and exits with 1
+    try:
+        main()
+    except HydraException as error:
+        if whole_story:
+            raise
+        hydra_app.refuse(error)

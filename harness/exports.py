@@ -1,7 +1,7 @@
 """Preference rows as others read them: a Hugging Face dataset for stock TRL, or JSON lines.
 
-A cell is named by the key of its training or of its rows, or by the beginning of one. Next to the rows `export.json`
-says where they come from.
+A cell is named by the key of its training or of its rows, by the beginning of one, or by an artifact's folder. Next to
+the rows `export.json` says where they come from.
 """
 
 import csv
@@ -55,13 +55,13 @@ class Cell:
     sweeps: tuple[str, ...]
 
 
-def export_cell(store: Store, prefix: str, target: Path, form: Format) -> int:
+def export_cell(store: Store, text: str, target: Path, form: Format) -> int:
     """Write a cell's rows into a folder that is not there yet; returns their number.
 
     Raises:
         PrefsweepError: no such cell, several of them, no rows yet or none at all, or the folder is there already.
     """
-    cell = _find(store, prefix)
+    cell = _find(store, text)
     rows, why = _rows_of(store, cell)
     if rows is None:
         raise PrefsweepError(f"cell {cell.slug}-{cell.key}: {why}")
@@ -101,8 +101,9 @@ def _imported(point: Mapping[str, Any], varying: Sequence[str]) -> dict[str, Any
     return {"key": point["nodes"]["imported"], **settings, "rows": 0, "status": "imported: it has no preference rows"}
 
 
-def _find(store: Store, prefix: str) -> Cell:
-    """The one cell whose training or rows have a key that begins so."""
+def _find(store: Store, text: str) -> Cell:
+    """The one cell whose training or rows have a key that begins so, or stands at the end of a folder's name."""
+    prefix = text.rstrip("/").rpartition("-")[2].lower()
     known: dict[str, Cell] = {}
     for name in record.names(store):
         for cell in _cells(store, name):
@@ -115,8 +116,8 @@ def _find(store: Store, prefix: str) -> Cell:
     if len(found) != 1:
         what = "is no cell" if not found else f"is the beginning of {len(found)} keys ({', '.join(found[:3])})"
         raise PrefsweepError(
-            f"{prefix!r} {what} of {store.root}; expected the key of a training or of preference rows "
-            f"({KEY_DIGITS} hex digits, the end of the folder's name), or its beginning"
+            f"{text!r} {what} of {store.root}; expected the key of a training or of preference rows "
+            f"({KEY_DIGITS} hex digits, the end of the folder's name), its beginning, or the folder"
         )
     return known[found[0]]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -41,6 +42,27 @@ def plain(composed: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     return {str(name): value for name, value in data.items()}  # type: ignore[union-attr]
+
+
+def wrong_choice(error: HydraException) -> tuple[str, str] | None:
+    """The group, and what to say, where an error is about a choice that a group does not have."""
+    if not isinstance(error, MissingConfigException) or not error.options:
+        return None
+    group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+    return group, f"there is no {choice!r}; choose one of {', '.join(error.options)}"
+
+
+def one_line(error: Exception) -> str:
+    """Hydra's message without its line breaks, its pointer to documentation, and advice that would not help here."""
+    text = str(error).partition("\nSee http")[0].partition("\nTo append to your config")[0]
+    return " ".join(text.split())
+
+
+def refuse(error: HydraException) -> None:
+    """End the process as for any mistake of a user."""
+    wrong = wrong_choice(error)
+    print(f"error: {': '.join(wrong) if wrong else one_line(error)}", file=sys.stderr)
+    sys.exit(2)
 
 
 def run(points: Callable[[], Sequence[dict[str, Any]]], *, plan_dir: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,10 @@ class Place:
 
     def error(self, field: str, expected: str, value: Any) -> ConfigError:
         """What is wrong with one field."""
-        shown = repr(value)
+        try:
+            shown = repr(value)
+        except RecursionError:
+            shown = f"a {type(value).__name__} that is nested too deep"
         return ConfigError(f"{self}, {field}: expected {expected}, got {shown[:80]}{'...' * (len(shown) > 80)}")
 
 
@@ -117,6 +121,9 @@ def _parquet(path: Path) -> _Source:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         raise ConfigError(f"{path}: no readable Parquet file: {_first_line(error)}") from None
+    twice = [name for name, number in Counter(file.schema_arrow.names).items() if number > 1]
+    if twice:
+        raise ConfigError(f"{path}, {twice[0]}: two columns have this name")
 
     def rows() -> Iterator[tuple[int, Any, int]]:
         number = 0
@@ -125,7 +132,7 @@ def _parquet(path: Path) -> _Source:
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row, 1
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: two fields of one name in a struct
             raise ConfigError(f"{path}, after row {number}: cannot be read: {_first_line(error)}") from None
 
     return _Source(name="row", total=file.metadata.num_rows, unit="rows", rows=rows())
@@ -142,10 +149,35 @@ def _json_lines(path: Path) -> _Source:
 
 
 def _json(path: Path) -> _Source:
-    rows = _parse(path.read_bytes(), str(path))
+    text = path.read_bytes()
+    try:
+        rows = _parse(text, str(path))
+    except _UnfitError as error:
+        raise ConfigError(f"{path}, row {_unfit_row(text.decode())}: {error.why}") from None
     if not isinstance(rows, list):
         raise ConfigError(f"{path}: expected a JSON list of objects (a file of JSON lines is named .jsonl)")
     return _Source(name="row", total=len(rows), unit="rows", rows=((i, row, 1) for i, row in enumerate(rows, 1)))
+
+
+def _unfit_row(text: str) -> int:
+    """The row of a JSON list at which it cannot be taken in."""
+    decoder, number, at = json.JSONDecoder(), 0, text.find("[") + 1
+    while True:
+        number += 1
+        start = re.compile(r"[\s,]*").match(text, at)
+        assert start is not None
+        try:
+            _, at = decoder.raw_decode(text, start.end())
+        except (ValueError, RecursionError):
+            return number
+
+
+class _UnfitError(ConfigError):
+    """Valid JSON that holds what cannot be taken in."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(f"{where}: {why}")
+        self.why = why
 
 
 def _parse(text: bytes, where: str) -> Any:
@@ -156,6 +188,10 @@ def _parse(text: bytes, where: str) -> Any:
     except json.JSONDecodeError as error:
         hint = " (a file of JSON lines is named .jsonl)" if error.msg == "Extra data" else ""
         raise ConfigError(f"{where}: no valid JSON ({error.msg} in line {error.lineno}){hint}") from None
+    except ValueError:
+        raise _UnfitError(where, "a number of too many digits") from None
+    except RecursionError:
+        raise _UnfitError(where, "lists or objects that are nested too deep") from None
 
 
 def check(kind: str, place: Place, given: Any) -> Row:

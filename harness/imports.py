@@ -127,7 +127,7 @@ def _write_rows(kind: str, rows: Sequence[Row], work: Path) -> None:
 def _copy_model(source: Path, work: Path) -> None:
     """Copies, not hard links: a trainer that writes into the folder again would change the link's content, too."""
     (work / "weights").mkdir()
-    for file in model_files(source):
+    for file in _kept(source):
         shutil.copyfile(file, work / "weights" / file.name)
     (work / "model.json").write_text(json.dumps({"path": "weights"}))
 
@@ -136,7 +136,8 @@ def check_model(folder: Path) -> Mapping[str, Mapping[str, Any]]:
     """The files of a model folder with their hashes.
 
     Raises:
-        ConfigError: no folder, no model or adapters in it, weights that are pickled, damaged or not all there.
+        ConfigError: no folder, no model or adapters in it, weights that are pickled, damaged or not all there, or code
+            of its own.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such folder; expected one with config.json or adapter_config.json")
@@ -151,7 +152,34 @@ def check_model(folder: Path) -> Mapping[str, Mapping[str, Any]]:
         raise ConfigError(f"{folder}: no tokenizer; save it into the same folder with tokenizer.save_pretrained")
     for file in weights:
         _check_safetensors(file)
-    return {p.name: file_record(p) for p in model_files(folder)}
+    for file in sorted(folder.glob("*config.json")):
+        _check_no_code(file)
+    return {p.name: file_record(p) for p in _kept(folder)}
+
+
+def _kept(folder: Path) -> list[Path]:
+    """The files of a model folder that are taken along: no code."""
+    return [file for file in model_files(folder) if file.suffix != ".py"]
+
+
+def _check_no_code(config: Path) -> None:
+    """Refuse a model that names code to load it with, whether that lies beside it or on a hub."""
+    try:
+        named = _names_code(json.loads(config.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError):
+        raise ConfigError(f"{config}: no readable JSON") from None
+    if named:
+        raise ConfigError(
+            f"{config}: auto_map names code that comes with the model; an imported model runs none (import adapters "
+            "over a policy with policy.trust_remote_code=true instead)"
+        )
+
+
+def _names_code(config: Any) -> bool:
+    """Whether a configuration, or one within it, has an `auto_map`."""
+    if isinstance(config, dict):
+        return bool(config.get("auto_map")) or any(map(_names_code, config.values()))
+    return isinstance(config, list) and any(map(_names_code, config))
 
 
 def _format(folder: Path) -> str:
@@ -195,16 +223,25 @@ def find(store: Store | None, kind: str, name: str, key: str) -> Artifact:
         key: config path that errors name.
 
     Raises:
-        ConfigError: no such import; lists those of that kind.
+        ConfigError: no such import, which lists those of that kind, or a damaged one.
     """
     named = _named(store, kind) if store is not None else {}
+    again = f"sweepctl import {kind} FILE --as {name}"
     if store is None or name not in named:
+        if store is not None and (damaged := _folders_of(store, kind, name)):
+            raise ConfigError(
+                f"{key}: the import {name!r} of {kind} is damaged ({damaged[0]}) and must be imported again ({again})"
+            )
         where = store.root if store is not None else "no store"
         raise ConfigError(
-            f"{key}: no imported {kind} {name!r} in {where}; it has {', '.join(sorted(named)) or 'none'} "
-            f"(sweepctl import {kind} FILE --as {name})"
+            f"{key}: no imported {kind} {name!r} in {where}; it has {', '.join(sorted(named)) or 'none'} ({again})"
         )
     return _found(store, named[name].key)
+
+
+def _folders_of(store: Store, kind: str, name: str) -> list[Path]:
+    """Where something stands that was imported under a name, whole or not."""
+    return [folder for folder in store.folders(STAGE) if folder.name.rpartition("-")[0] == f"{kind}-{name}"]
 
 
 def _named(store: Store, kind: str) -> dict[str, Manifest]:

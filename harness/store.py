@@ -270,8 +270,10 @@ class Store:
         _sync_folder(work)
         target = self.folder(manifest.stage, slug, manifest.key)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if (damaged := self.damaged(manifest.stage, manifest.key)) is not None:
-            shutil.rmtree(damaged)  # never used, so nothing is lost
+        if self.find(manifest.stage, manifest.key) is None:
+            for folder in self._folders(manifest.stage, manifest.key):
+                if folder == target or usable_manifest(folder) is None:  # an alias is whole again once its original is
+                    shutil.rmtree(folder)  # never used, so nothing is lost
         if manifest.alias_of is None:
             # Before the rename: a pointer to nothing counts as absent, but content without one would be made again.
             self._index(manifest.content_id, target)

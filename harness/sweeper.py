@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import operator
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Glob, Override, Sweep, Transformer
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
@@ -88,19 +89,26 @@ def _as_data(option: Any) -> Any:
 def _compose(composer: Composer, block: Block, lines: Sequence[str]) -> dict[str, Any]:
     try:
         return composer.compose(lines)
-    except MissingConfigException as error:
-        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-        if not error.options:
-            raise
-        message = f"there is no {choice!r}; choose one of {', '.join(error.options)}"
-        raise ConfigError(f"{block.key(group)}: {message}") from None
+    except HydraException as error:
+        raise ConfigError(_said(composer, block, error)) from None
     except ValueError as error:
-        raise ConfigError(f"{block.place or 'hydra'}: {_one_line(error)}") from None
+        raise ConfigError(f"{block.place or 'hydra'}: {hydra_app.one_line(error)}") from None
 
 
-def _one_line(error: Exception) -> str:
-    """Hydra's message without its line breaks and its pointer to documentation."""
-    return " ".join(str(error).partition("\nSee http")[0].split())
+def _said(composer: Composer, block: Block, error: HydraException) -> str:
+    """What is wrong with a point, and where the block says so, if it does."""
+    if (wrong := hydra_app.wrong_choice(error)) is not None:
+        return f"{block.key(wrong[0])}: {wrong[1]}"
+    unknown = re.match(r"Could not override '([^']+)'", str(error))
+    if unknown is None:
+        own = [key for key in block.keys if f"'{key}'" in str(error)]
+        place = block.key(own[0]) if len(own) == 1 else block.place or "hydra"
+        return f"{place}: {hydra_app.one_line(error)}"
+    key = unknown[1]
+    if re.split(r"[./@]", key)[0] in composer.command:
+        return f"{block.key(key)}: unknown key"
+    valid = sorted(str(name) for name in composer.command if name != "hydra")
+    return f"{block.key(key)}: unknown key; valid keys are {', '.join(valid)}"
 
 
 def expand(parse: Parse, blocks: Any, arguments: Sequence[str]) -> list[Block]:
@@ -141,7 +149,7 @@ def _block_choices(parse: Parse, place: str, key: str, value: Any) -> list[str]:
     try:
         override = parse(line)
     except HydraException as error:
-        raise ConfigError(f"{place}: {line}: {_one_line(error)}") from None
+        raise ConfigError(f"{place}: {line}: {hydra_app.one_line(error)}") from None
     return _choices(override, f"{place}.{_bare(key)}")
 
 
@@ -169,7 +177,7 @@ def _choices(override: Override, place: str) -> list[str]:
     try:
         elements = list(override.sweep_iterator()) if override.is_discrete_sweep() else [Sweep()]
     except (HydraException, ValueError) as error:
-        raise ConfigError(f"{place}: {_one_line(error)}") from None
+        raise ConfigError(f"{place}: {hydra_app.one_line(error)}") from None
     if any(isinstance(element, Sweep | Glob) for element in elements):
         raise ConfigError(f"{place}: only lists, ranges, choices and globs can be swept")
     if not elements:

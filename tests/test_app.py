@@ -78,7 +78,7 @@ BROKEN = '{"prompt": "good"}\n{"prompt": \n'
     [
         (["learning_rate=1"], ["learning_rate"]),
         (["+train.rate=1"], ["error: train.rate: unknown key; valid keys are", "learning_rate"]),
-        (["pair=min_max"], ["pair/min_max", *(f"{chosen}_{rejected}" for chosen, rejected in PAIRS)]),
+        (["pair=min_max"], ["pair: there is no 'min_max'", *(f"{chosen}_{rejected}" for chosen, rejected in PAIRS)]),
         (["pair.chosen=min"], ["error: pair: chosen 'min' must stand above rejected 'mu-2s'"]),
         (["n=65"], ["error: n: 65 is out of range; expected 2 <= n <= sampler.pool = 64"]),
         (["policy=local"], ["error: policy.id: must be given (policy.id=...)"]),

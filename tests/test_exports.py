@@ -197,6 +197,17 @@ def test_a_cell_is_named_by_either_key_or_its_beginning(made: Made, tmp_path: Pa
     assert export(made, tmp_path / "whole", key=key) == export(made, tmp_path / "part", key=key[:9]) == 2
 
 
+@pytest.mark.parametrize("end", ["", "/"])
+@pytest.mark.parametrize("stage", ["train", "pairs"])
+def test_a_cell_is_named_by_its_folder(made: Made, tmp_path: Path, stage: str, end: str) -> None:
+    node = made.cell()[stage]
+    folder = made.store.folder(stage, node.slug, node.key)
+    assert export(made, tmp_path / "whole", key=f"{folder}{end}") == 2
+    assert export(made, tmp_path / "relative", key=f"store/{stage}/{folder.name}{end}") == 2
+    with pytest.raises(PrefsweepError, match=r"^'store/' is no cell of .*, its beginning, or the folder$"):
+        export(made, tmp_path / "out", key="store/")
+
+
 def test_a_cell_whose_sweep_was_replaced_is_found_by_its_rows(made: Made, tmp_path: Path) -> None:
     (made.store.root / "sweeps" / "mine.json").unlink()
     assert export(made, tmp_path / "out", key=made.cell()["pairs"].key) == 2

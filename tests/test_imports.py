@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ from analysis.report import write_report
 from analysis.schema import plain
 from harness import app, imports, record
 from harness.config import used
+from harness.engines import models
 from harness.errors import ConfigError, PrefsweepError
+from harness.packages import model_files
 from harness.plan import make_plan
 from harness.progress import Reporter
 from harness.prompts import prompt_id
 from harness.stages import imported, sample, score
 from harness.store import Artifact, Store
-from tests.artifacts import Row, Shelf, quiet, written
+from tests.artifacts import Row, Shelf, adds_up, quiet, written
 from tests.configs import composed, point
 
 
@@ -241,6 +244,53 @@ def test_a_bad_file_is_refused(tmp_path: Path, store: Store, name: str, content:
         bring(store, "answers", tmp_path / name)
 
 
+DIGITS, NESTED = b"7" * 5000, b"[" * 100_000 + b"]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [(DIGITS, "a number of too many digits"), (NESTED, "lists or objects that are nested too deep")],
+    ids=["digits", "nested"],
+)
+@pytest.mark.parametrize(
+    ("name", "form", "row"),
+    [
+        ("a.jsonl", b'{"prompt": "a", "answer": "[x"}\n{"answer": %s}\n', "line 2"),
+        ("a.json", b'[{"prompt": "a", "answer": "[x"},\n {"answer": %s}]', "row 2"),
+        ("b.json", b'{"answer": %s}', "row 1"),
+    ],
+)
+def test_json_that_cannot_be_taken_in_is_refused(
+    tmp_path: Path, store: Store, name: str, form: bytes, row: str, value: bytes, why: str
+) -> None:
+    (tmp_path / name).write_bytes(form % value)
+    with pytest.raises(ConfigError) as raised:
+        bring(store, "answers", tmp_path / name)
+    assert str(raised.value) == f"{tmp_path / name}, {row}: {why}"
+
+
+@pytest.mark.parametrize("depth", range(900, 1000, 7))
+def test_a_value_that_is_just_not_nested_too_deep_is_wrong_in_one_line(
+    tmp_path: Path, store: Store, depth: int
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"prompt": "a", "answer": %s}' % (b"[" * depth + b"]" * depth))
+    with pytest.raises(ConfigError, match=r"a\.jsonl, line 1"):
+        bring(store, "answers", tmp_path / "a.jsonl")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, store: Store) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table([["a"], ["yes"], ["no"]], names=["prompt", "answer", "answer"]), path)
+    with pytest.raises(ConfigError, match=r"a\.parquet, answer: two columns have this name"):
+        bring(store, "answers", path)
+    fields = [pa.field("role", pa.string()), pa.field("content", pa.string()), pa.field("content", pa.string())]
+    message = pa.StructArray.from_arrays([pa.array(["user"]), pa.array(["a"]), pa.array(["b"])], fields=fields)
+    messages = pa.ListArray.from_arrays([0, 1], message)
+    pq.write_table(pa.table({"messages": messages, "answer": ["yes"]}), path)
+    with pytest.raises(ConfigError, match=r"a\.parquet, after row 0: cannot be read: .*[Dd]uplicate"):
+        bring(store, "answers", path)
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "../x", "a b", ".x", "-x"])
 def test_a_name_must_be_a_file_name(tmp_path: Path, store: Store, name: str) -> None:
     with pytest.raises(ConfigError, match=r"^--as: .* names a folder"):
@@ -319,6 +369,43 @@ def test_a_model_is_copied_and_named_by_its_files(tmp_path: Path, store: Store, 
 
 
 @pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("config.json", {"auto_map": {"AutoModelForCausalLM": "evil.Model"}}),
+        ("config.json", {"text_config": [{"auto_map": {"AutoConfig": "someone/somewhere--evil.Config"}}]}),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}),
+        ("adapter_config.json", {"auto_map": {"AutoModel": "evil.Model"}}),
+        ("generation_config.json", {"auto_map": {"x": "evil.y"}}),
+    ],
+)
+def test_a_model_that_names_code_of_its_own_is_refused(
+    tmp_path: Path, store: Store, name: str, config: dict[str, Any]
+) -> None:
+    folder = model_folder(tmp_path / "model", adapters=name.startswith("adapter"))
+    (folder / name).write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=rf"{name}: auto_map names code that comes with the model"):
+        bring(store, "model", folder)
+
+
+def test_code_beside_a_model_is_not_taken_along(tmp_path: Path, store: Store) -> None:
+    folder = model_folder(tmp_path / "model")
+    (folder / "tokenizer_config.json").write_text('{"auto_map": null}')
+    without = bring(store, "model", folder)
+    (folder / "evil.py").write_text("raise SystemExit")
+    beside = bring(store, "model", folder, "beside")
+    assert beside.manifest.key == without.manifest.key
+    assert list(beside.model_path.glob("*.py")) == []
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000])
+def test_a_model_whose_configuration_cannot_be_read_is_refused(tmp_path: Path, store: Store, content: bytes) -> None:
+    folder = model_folder(tmp_path / "model")
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"config\.json: no readable JSON$"):
+        bring(store, "model", folder)
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["sampler.imported=x"], "sampler.imported: 'x' would do nothing with sampler.engine=transformers"),
@@ -357,6 +444,52 @@ def test_an_unknown_name_lists_the_imports_of_its_kind(
         make_plan([point(*overrides)], store)
     with pytest.raises(ConfigError, match=rf"^{key} 'yours' in no store"):
         make_plan([point(*overrides)])
+
+
+DAMAGED: Mapping[str, list[str]] = {
+    "responses": ["sampler=imported", "sampler.imported=mine"],
+    "rewards": ["reward=imported", "reward.imported=mine"],
+    "model": ["train=imported", "train.imported=mine"],
+    "answers": ["evaluate.answers=mine"],
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_import_is_said_to_be_damaged_until_it_is_imported_again(
+    tmp_path: Path, store: Store, kind: str
+) -> None:
+    path = model_folder(tmp_path / "m") if kind == "model" else write(tmp_path / "rows.jsonl", ROWS[kind])
+    folder = bring(store, kind, path).folder
+    file = next(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json")
+    file.write_bytes(file.read_bytes() + b"x")
+    with pytest.raises(ConfigError) as raised:
+        make_plan([point(*DAMAGED[kind])], store)
+    key = DAMAGED[kind][-1].partition("=")[0]
+    assert str(raised.value) == (
+        f"{key}: the import 'mine' of {kind} is damaged ({folder}) and must be imported again "
+        f"(sweepctl import {kind} FILE --as mine)"
+    )
+    bring(store, kind, path)
+    assert imports.find(store, kind, "mine", key).folder == folder
+
+
+@pytest.mark.parametrize("first", ["one", "two"])
+def test_a_damaged_import_of_two_names_is_mended_by_importing_it_again(
+    tmp_path: Path, store: Store, first: str
+) -> None:
+    path = write(tmp_path / "rows.jsonl", ANSWERS)
+    original = bring(store, "answers", path, "one")
+    bring(store, "answers", path, "two")
+    (original.folder / "answers.parquet").write_bytes(b"")
+    for name in ("one", "two"):
+        with pytest.raises(ConfigError, match=rf"the import '{name}' of answers is damaged"):
+            imports.find(store, "answers", name, "key")
+    bring(store, "answers", path, first)
+    if first == "one":
+        assert imports.find(store, "answers", "two", "key").table("answers").num_rows == 2
+    for name in ("one", "two"):
+        bring(store, "answers", path, name)
+        assert imports.find(store, "answers", name, "key").table("answers").num_rows == 2
 
 
 @pytest.mark.parametrize(
@@ -431,7 +564,7 @@ def test_a_pool_is_taken_and_accounted_for(tmp_path: Path, tiny_policy: Path) ->
     outcome = sample.run(context, SPEC)
     got = {(r["prompt_id"], r["sample_index"]): r for r in written(context, "responses")}
     assert set(got) == {(id_of("a"), 0), (id_of("a"), 1), (id_of("b"), 0)}
-    assert (outcome.rows.taken, outcome.rows.kept, outcome.rows.dropped) == (4, 3, {"not_imported": 1})
+    assert adds_up(outcome.rows, 6, 3, not_imported=2, too_few_imported=1)
     assert outcome.measures["unused"] == 1
     assert [len(r["prompt_ids"]) > 0 for r in written(context, "prompt_tokens")] == [True, True]
     stop = 2
@@ -440,6 +573,17 @@ def test_a_pool_is_taken_and_accounted_for(tmp_path: Path, tiny_policy: Path) ->
     assert len(one["token_ids"]) == one["tokens"] == len("one") + 1
     assert stop not in cut["token_ids"]
     assert one["logp"] is None
+
+
+def test_a_later_block_of_samples_lacks_those_that_were_not_imported(tmp_path: Path, tiny_policy: Path) -> None:
+    shelf = Shelf(tmp_path)
+    rows = [*RESPONSES, {"prompt": "a", "sample_index": 2, "response": "more"}]
+    brought = bring(shelf.store, "responses", write(tmp_path / "r.jsonl", rows))
+    context = shelf.context(
+        policy=policy(shelf, tiny_policy), prompts=prompts_of(shelf, "a", "b", "c"), imported=brought
+    )
+    outcome = sample.run(context, replace(SPEC, sample_block=1))
+    assert adds_up(outcome.rows, 6, 1, not_imported=2, too_few_imported=3)
 
 
 def test_given_token_ids_are_used_and_must_be_the_policys(tmp_path: Path, tiny_policy: Path) -> None:
@@ -723,3 +867,42 @@ def test_a_model_of_another_vocabulary_has_no_divergence(
     results = load_results(store.root, "wider").iloc[0]
     assert results["status"] == "done"
     assert np.isnan(results["kl"])
+
+
+def test_an_imported_model_runs_no_code_though_the_policy_may(
+    native: tuple[Path, list[str]], tiny_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even one that stands in the store with code."""
+    _, settings = native
+    folder, ran = tmp_path / "evil", tmp_path / "ran"
+    shutil.copytree(tiny_policy, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": "evil.Config"}}))
+    (folder / "evil.py").write_text(
+        f"open({str(ran)!r}, 'w').close()\nfrom transformers import LlamaConfig as Config\n"
+    )
+    monkeypatch.setattr(imports, "_check_no_code", lambda config: None)
+    monkeypatch.setattr(imports, "_kept", model_files)
+    store = Store(tmp_path / "store").prepare()
+    assert (bring(store, "model", folder, "adapters").model_path / "evil.py").exists()
+    run(store.root, [[*with_imports(settings, "model"), "policy.trust_remote_code=true"]], "evil")
+    assert load_results(store.root, "evil").iloc[0]["status"] == "done"
+    assert not ran.exists()
+
+
+def test_imported_adapters_are_loaded_over_a_policy_whose_code_is_trusted(
+    native: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, settings = native
+    store = brought_from(folder, tmp_path)
+    trusted = []
+    before = models.load
+
+    def load(path: Path, dtype: str, trust_remote_code: bool, base: Path | None = None) -> Any:
+        trusted.append(trust_remote_code)
+        return before(path, dtype, trust_remote_code, base)
+
+    monkeypatch.setattr(models, "load", load)
+    run(store.root, [[*with_imports(settings, "model"), "policy.trust_remote_code=true"]], "trusted")
+    assert load_results(store.root, "trusted").iloc[0]["status"] == "done"
+    assert set(trusted) == {True}

@@ -413,6 +413,13 @@ def test_a_wrong_condition_is_named(points: Points, only: Any, exclude: Any, mes
         ([{"train.epochs": "interval(0,1)"}], r"\[0\]\.train\.epochs: only lists, ranges, choices and globs"),
         ([{"loss": ["dpo", "glob(i*)"]}], r"\[0\]\.loss: only lists, ranges, choices and globs"),
         ([{"construction": "x"}], r"\[0\]\.construction: there is no 'x'; choose one of max_min, position, sweet_spot"),
+        (
+            [{"n": 8}, {"construktion": "position"}],
+            r"\[1\]\.construktion: unknown key; valid keys are cluster, construction, .*, train, wait$",
+        ),
+        ([{"train.lerning": 3}], r"\[0\]\.train\.lerning: unknown key$"),
+        ([{"construktion/x": "y"}], r"\[0\]\.construktion/x: unknown key; valid keys are cluster, .*$"),
+        ([{"+store": "x"}], r"\[0\]\.store: Could not append to config\. An item is already at 'store'\. .*'store=x'"),
     ],
     ids=str,
 )
@@ -434,6 +441,10 @@ def test_a_block_that_the_conditions_empty_is_named(sweep: Sweep) -> None:
         (["n=interval(1,2),3"], r"n: only lists, ranges, choices and globs can be swept"),
         (["+sweeps=demo,grid"], r"sweeps: one sweep file per command"),
         (["policy=local"], r"policy\.id: must be given"),
+        (
+            ["construktion=position,max_min"],
+            r"construktion: unknown key; valid keys are cluster, construction, .*wait$",
+        ),
     ],
     ids=str,
 )
@@ -522,8 +533,29 @@ def test_a_mistake_in_a_sweep_file_is_one_line(tmp_path: Path, text: str, messag
     assert ended.err.strip().splitlines()[-1].startswith("error: hydra.sweeper.")
 
 
+WRONG_DEFAULTS = "# @package _global_\ndefaults: [{}]\nhydra: {{mode: MULTIRUN, sweeper: {{blocks: [{{n: 8}}]}}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "default", "message"),
+    [
+        (["+sweeps=mine"], "override /trian: demo", "In 'sweeps/mine': Could not override 'trian'. No match in the"),
+        (["+sweeps=mine"], "override /train: dmeo", "train: there is no 'dmeo'; choose one of control, demo, "),
+        (["construktion=position"], "", "Could not override 'construktion'."),
+        (["-m", "construktion=position,max_min"], "", "construktion: unknown key; valid keys are cluster, "),
+        (["n=[1"], "", ""),
+    ],
+)
+def test_what_hydra_refuses_is_one_line(tmp_path: Path, arguments: list[str], default: str, message: str) -> None:
+    ended = harness(folder_with(tmp_path, WRONG_DEFAULTS.format(default)), *arguments, "dry_run=true")
+    assert (ended.code, len(ended.err.splitlines())) == (2, 1), ended.err
+    assert ended.err.startswith(f"error: {message}")
+
+
 def test_a_sweep_file_that_is_not_there(tmp_path: Path) -> None:
     ended = harness(tmp_path, "-m", "+sweeps=nonexistent", "dry_run=true")
     assert ended.code != 0
-    assert all(name in ended.err for name in ("sweeps/nonexistent", "control", "demo", "grid", "scaling"))
+    assert all(
+        name in ended.err for name in ("error: sweeps: there is no 'nonexistent'", "control", "demo", "grid", "scaling")
+    )
     assert "Traceback" not in ended.err

@@ -23,7 +23,9 @@ VERSION = 1
 KINDS = ("responses", "rewards", "answers", "model")
 
 NOT_IMPORTED = "not_imported"
-"""Why a prompt has no response, or an instruction no answer."""
+"""Why all samples of a prompt without any response are dropped, or an instruction has no answer."""
+TOO_FEW_IMPORTED = "too_few_imported"
+"""Why the samples are dropped that a prompt has not, which has some."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +110,11 @@ def sample(context: Context, spec: SampleSpec) -> Outcome:
         for i in dict.fromkeys(r["prompt_id"] for r in rows)
     ]
     tables.write(tables.build(tables.PROMPT_TOKENS, tokens), context.work / "prompt_tokens.parquet")
-    # A prompt without any response counts once; one with fewer than were asked for is used with those.
-    missing = len(mine.keys() - prompts_of(context.input("imported")))
-    return Outcome(rows=_rows(len(rows) + missing, len(rows)), measures=_pool_measures(rows, len(block) - len(rows)))
+    without = len(mine.keys() - prompts_of(context.input("imported"))) * spec.samples
+    missing = {NOT_IMPORTED: without, TOO_FEW_IMPORTED: len(mine) * spec.samples - without - len(rows)}
+    return Outcome(
+        rows=_rows(len(mine) * spec.samples, len(rows), missing), measures=_pool_measures(rows, len(block) - len(rows))
+    )
 
 
 def _tokenised(context: Context, tokenizer: Any, end: int, given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -221,7 +225,7 @@ def respond(context: Context, _: RespondSpec) -> Outcome:
     (context.work / "answers").mkdir(exist_ok=True)
     tables.write(tables.build(tables.ANSWERS, rows), context.work / "answers" / "00000.parquet")
     return Outcome(
-        rows=_rows(len(instructions), len(rows)),
+        rows=_rows(len(instructions), len(rows), {NOT_IMPORTED: len(instructions) - len(rows)}),
         measures={
             **dict.fromkeys(("tokens", "kl", "share_finished")),
             "empty": sum(not r["text"].strip() for r in rows),
@@ -236,8 +240,8 @@ def prompts_of(imported: Artifact) -> set[str]:
     return set(imported.table("prompts", ["prompt_id"]).column("prompt_id").to_pylist())
 
 
-def _rows(asked: int, there: int) -> Rows:
-    return Rows(taken=asked, kept=there, dropped={NOT_IMPORTED: asked - there} if there < asked else {})
+def _rows(asked: int, there: int, missing: Mapping[str, int]) -> Rows:
+    return Rows(taken=asked, kept=there, dropped={reason: number for reason, number in missing.items() if number})
 
 
 def _samples(table: Any, first: int, end: int) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 
 from harness import chat, tables
 from harness.stages import Context, Outcome, imported
-from harness.store import Rows
+from harness.store import Artifact, Rows
 
 VERSION = 1
 
@@ -38,7 +38,8 @@ def run(context: Context, spec: Spec | imported.RespondSpec) -> Outcome:
     from harness.engines import generation, models
 
     base, answering = context.input("reference").model_path, context.input("model")
-    model, tokenizer, stops = models.load(answering.model_path, spec.dtype, spec.trust_remote_code, base)
+    trusted = spec.trust_remote_code and not _is_foreign(answering)
+    model, tokenizer, stops = models.load(answering.model_path, spec.dtype, trusted, base)
     if answering.manifest.stage == "imported":
         chat.check_tokenizer(tokenizer, stops, f"train.imported={answering.manifest.measures['name']}")
     prompts = context.input("instructions").table("prompts").to_pylist()
@@ -63,6 +64,11 @@ def run(context: Context, spec: Spec | imported.RespondSpec) -> Outcome:
             task.advance(len(batch))
     dropped = {"prompt_too_long": len(encoded) - len(fitting)} if len(fitting) < len(encoded) else {}
     return Outcome(rows=Rows(taken=len(encoded), kept=len(fitting), dropped=dropped), measures=_measures(folder, spec))
+
+
+def _is_foreign(answering: Artifact) -> bool:
+    """Whether a model is nothing of the policy's, whose code is trusted: imported adapters are loaded over that."""
+    return answering.manifest.stage == "imported" and not (answering.model_path / "adapter_config.json").exists()
 
 
 def _divergence(

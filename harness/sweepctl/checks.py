@@ -53,6 +53,13 @@ class Meter:
 
 def inspect(folder: Path, meter: Meter) -> Finding:
     """Check one folder by itself."""
+    try:
+        return _inspect(folder, meter)
+    except FileNotFoundError as error:
+        return Finding(folder=folder, faults=[f"{error.filename}: removed while it was read"])
+
+
+def _inspect(folder: Path, meter: Meter) -> Finding:
     if not (folder / "manifest.json").exists():
         aside = (folder / SET_ASIDE).exists()
         return Finding(folder=folder, set_aside=aside, faults=[] if aside else ["manifest.json: missing"])
@@ -156,3 +163,36 @@ def judge_origins(catalogue: Catalogue, findings: Mapping[Path, Finding]) -> Non
             if not whole[child].strangers:
                 whole[child].strangers.append(f"was made from {catalogue.name(stranger)}, which does not belong")
                 strangers.append(child)
+
+
+def still_bad(catalogue: Catalogue, finding: Finding, strangers: set[str]) -> bool:
+    """Whether what was found holds for what stands there now.
+
+    Args:
+        strangers: keys of artifacts that did not belong, and are set aside by now.
+    """
+    again = _settled(finding)
+    if again.bad or again.manifest is None:
+        return again.bad
+    judge_aliases(catalogue, {again.folder: again})
+    return again.bad or _is_stranger(catalogue, again.manifest, strangers)
+
+
+def _settled(finding: Finding) -> Finding:
+    """What is found in a folder that has not changed meanwhile; nothing where it is gone."""
+    while finding.folder.is_dir():
+        before = read_manifest(finding.folder)
+        again = inspect(finding.folder, Meter(lambda _: None))
+        if read_manifest(finding.folder) == before == again.manifest or not again.bad:
+            return again
+    return Finding(folder=finding.folder)
+
+
+def _is_stranger(catalogue: Catalogue, manifest: Manifest, strangers: set[str]) -> bool:
+    """Whether an artifact was made from others than those that are there now."""
+    for key in manifest.made_from:
+        node = catalogue.node(key)
+        held = catalogue.store.find(node.stage, key) if node is not None else None
+        if key in strangers or (held is not None and mixed(Artifact(Path(), manifest), [held])):
+            return True
+    return False

@@ -4,11 +4,13 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
-from harness.claims import BusyError
+from harness import record
+from harness.claims import BusyError, Owner
 from harness.store import SET_ASIDE, Store, StoreError, read_manifest
 from harness.sweepctl.catalogue import IMPORTED, Catalogue, key_of
 from harness.sweepctl.retry import clear
@@ -26,8 +28,28 @@ class Item:
 
     path: Path
     why: str
+    unneeded: Callable[["View"], bool]
+    """Whether that holds; asked again at the moment of its removal."""
     claim: str | None = None
     """Name of the claim under which it is removed."""
+
+
+class View:
+    """What recorded sweeps need, as far as this moment's catalogue knows."""
+
+    def __init__(self, store: Store) -> None:
+        self.records = _records(store)  # before they are read: what changes meanwhile counts as changed
+        self.catalogue = Catalogue(store)
+
+    @cached_property
+    def pointed_to(self) -> set[Path]:
+        """Folders that hold what needed artifacts only point to."""
+        return set(_pointed_to(self.catalogue))
+
+    def current(self) -> "View":
+        """This view, or a new one where a record has been written since."""
+        store = self.catalogue.store
+        return self if _records(store) == self.records else View(store)
 
 
 def register(commands: Commands) -> None:
@@ -49,16 +71,20 @@ def register(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """List or remove what nobody needs."""
     store = open_store(options)
-    if options.older_than < 0:
+    if not options.older_than >= 0:  # nan, too
         raise StoreError(f"--older-than: expected 0 or more days, got {options.older_than:g}")
-    catalogue = Catalogue(store)
-    if not catalogue.sweeps:
+    view = View(store)
+    if not view.catalogue.sweeps:
         say("no sweep is recorded here, so that nothing is needed")
     rows, total = [], 0
-    for item in list(_items(catalogue, imports=options.imports)):
+    for item in list(_items(view, imports=options.imports)):
         held, seconds = _measure(item.path)
-        if seconds < options.older_than * _DAY or (options.yes and not _remove(store, item)):
+        if seconds < options.older_than * _DAY:
             continue
+        if options.yes:
+            view = view.current()
+            if not _remove(store, item, view):
+                continue
         rows.append((item.path.relative_to(store.root), size(held), f"{span(seconds)} old", item.why))
         total += held
     for line in table(rows, left=4):
@@ -68,25 +94,34 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _items(catalogue: Catalogue, *, imports: bool) -> Iterator[Item]:
-    unneeded = list(_artifacts(catalogue, imports=imports))
+def _items(view: View, *, imports: bool) -> Iterator[Item]:
+    unneeded = list(_artifacts(view, imports=imports))
     yield from unneeded
-    yield from _work(catalogue)
-    yield from _logs(catalogue)
-    yield from _pointers(catalogue, {item.path for item in unneeded})
-    yield from _leftovers(catalogue.store.root)
+    yield from _work(view)
+    yield from _logs(view)
+    yield from _pointers(view, {item.path for item in unneeded})
+    yield from _leftovers(view.catalogue.store.root)
 
 
-def _artifacts(catalogue: Catalogue, *, imports: bool) -> Iterator[Item]:
-    pointed_to = set(_pointed_to(catalogue))
+def _artifacts(view: View, *, imports: bool) -> Iterator[Item]:
+    catalogue = view.catalogue
     for key, folders in sorted(catalogue.folders.items(), key=lambda entry: entry[1]):
         for folder in folders:
             if catalogue.owner(key) is not None or (folder.parent.name == IMPORTED and not imports):
                 continue
-            if (folder / SET_ASIDE).exists() and not (folder / "manifest.json").exists():
-                yield Item(path=folder, why="set aside as damaged", claim=key)
-            elif key not in catalogue.wanted and folder not in pointed_to:
-                yield Item(path=folder, why="no recorded sweep needs it", claim=key)
+            if _is_aside(folder, view):
+                yield Item(path=folder, why="set aside as damaged", unneeded=partial(_is_aside, folder), claim=key)
+            elif _is_unneeded(folder, view):
+                why = "no recorded sweep needs it"
+                yield Item(path=folder, why=why, unneeded=partial(_is_unneeded, folder), claim=key)
+
+
+def _is_aside(folder: Path, _: View) -> bool:
+    return (folder / SET_ASIDE).exists() and not (folder / "manifest.json").exists()
+
+
+def _is_unneeded(folder: Path, view: View) -> bool:
+    return key_of(folder) not in view.catalogue.wanted and folder not in view.pointed_to
 
 
 def _pointed_to(catalogue: Catalogue) -> Iterator[Path]:
@@ -101,41 +136,57 @@ def _pointed_to(catalogue: Catalogue) -> Iterator[Path]:
             yield weights.parent
 
 
-def _work(catalogue: Catalogue) -> Iterator[Item]:
+def _work(view: View) -> Iterator[Item]:
+    catalogue = view.catalogue
     for name in sorted(catalogue.in_hand):
         path = catalogue.store.root / "work" / name
-        if not path.is_dir() or catalogue.owner(name) is not None:
-            continue
-        if name not in catalogue.wanted:
-            yield Item(path=path, why="work in hand of no recorded sweep", claim=name)
-        elif catalogue.find(name) is not None:
-            yield Item(path=path, why="work in hand of a node that is done", claim=name)
+        if path.is_dir() and catalogue.owner(name) is None and _is_idle(name, view):
+            why = "a node that is done" if name in catalogue.wanted else "no recorded sweep"
+            yield Item(path=path, why=f"work in hand of {why}", unneeded=partial(_is_idle, name), claim=name)
 
 
-def _logs(catalogue: Catalogue) -> Iterator[Item]:
-    for key, path in catalogue.logs.items():
-        if catalogue.find(key) is not None:
-            yield Item(path=path, why="log of a node that is done")
-        elif key not in catalogue.wanted and catalogue.owner(key) is None:
-            yield Item(path=path, why="log of no recorded sweep")
+def _logs(view: View) -> Iterator[Item]:
+    for key, path in view.catalogue.logs.items():
+        done = view.catalogue.find(key) is not None
+        if done or (key not in view.catalogue.wanted and view.catalogue.owner(key) is None):
+            why = "log of a node that is done" if done else "log of no recorded sweep"
+            yield Item(path=path, why=why, unneeded=partial(_is_idle, key))
 
 
-def _pointers(catalogue: Catalogue, gone: set[Path]) -> Iterator[Item]:
-    root = catalogue.store.root
+def _is_idle(key: str, view: View) -> bool:
+    """Whether nobody needs a node, or it is done."""
+    node = view.catalogue.wanted.get(key)
+    return node is None or view.catalogue.store.find(node.stage, key) is not None
+
+
+def _pointers(view: View, gone: set[Path]) -> Iterator[Item]:
+    root = view.catalogue.store.root
     for pointer in sorted((root / "content").iterdir()):
-        if pointer.name.endswith(".partial"):
-            continue
-        target = root / pointer.read_text(errors="replace").strip()
         # A node that is just being published has its pointer a moment before its folder.
-        if catalogue.owner(key_of(target)) is None and (target in gone or read_manifest(target) is None):
-            yield Item(path=pointer, why="points to nothing")
+        if not pointer.name.endswith(".partial") and (
+            _is_loose(pointer, view) or (root / _target(pointer) in gone and _owner(pointer, view) is None)
+        ):
+            yield Item(path=pointer, why="points to nothing", unneeded=partial(_is_loose, pointer))
+
+
+def _is_loose(pointer: Path, view: View) -> bool:
+    return _owner(pointer, view) is None and read_manifest(view.catalogue.store.root / _target(pointer)) is None
+
+
+def _target(pointer: Path) -> str:
+    return pointer.read_text(errors="replace").strip()
+
+
+def _owner(pointer: Path, view: View) -> Owner | None:
+    """Who is at work on the node that a pointer leads to, by what stands there now."""
+    return view.catalogue.store.owner(key_of(Path(_target(pointer))))
 
 
 def _leftovers(root: Path) -> Iterator[Item]:
     for pattern in ("*.partial", "*/*.partial", "*/*/*.partial"):
         for path in sorted(root.glob(pattern)):
             if path.is_file() and time.time() - path.stat().st_mtime > _STALE:
-                yield Item(path=path, why="half-written")
+                yield Item(path=path, why="half-written", unneeded=lambda _: True)
 
 
 def _measure(path: Path) -> tuple[int, float]:
@@ -148,16 +199,41 @@ def _measure(path: Path) -> tuple[int, float]:
     return total if path.is_dir() else path.lstat().st_size, time.time() - newest
 
 
-def _remove(store: Store, item: Item) -> bool:
-    """Remove an item under its claim; False where somebody has just taken it up."""
+def _records(store: Store) -> dict[str, tuple[int, int]]:
+    """What tells that a record was written: its file by name, which each writing replaces."""
+    stats = {name: (store.root / "sweeps" / f"{name}.json").stat() for name in record.names(store)}
+    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+def _remove(store: Store, item: Item, view: View) -> bool:
+    """Remove an item, under its claim if it has one; False where somebody has just taken it up, or needs it by now."""
     if item.claim is None:
-        item.path.unlink(missing_ok=True)
-        return True
+        unneeded = item.unneeded(view)
+        if unneeded:
+            item.path.unlink(missing_ok=True)
+        return unneeded
     try:
         with store.claim(item.claim) as work:
+            if not item.unneeded(view.current()):
+                return False
+            if item.path.parent != store.root / "work" and not _take(store, item, view):
+                return False
             clear(work)
-            if item.path.parent != store.root / "work":
-                store.remove(item.path)
     except BusyError:
         return False
+    return True
+
+
+def _take(store: Store, item: Item, view: View) -> bool:
+    """Remove an artifact that a sweep may come to need at this moment.
+
+    A sweep is recorded before its artifacts are looked for. Here the artifact ceases to be there before the records are
+    looked at, so that either the sweep does not find it, and makes it, or its record is seen, and it is put back.
+    """
+    if (item.path / "manifest.json").exists():
+        store.set_aside(item.path)
+        if not item.unneeded(view.current()):
+            (item.path / SET_ASIDE).rename(item.path / "manifest.json")
+            return False
+    store.remove(item.path)
     return True

@@ -29,7 +29,9 @@ def register(commands: Commands) -> None:
         "write preference rows as a Hugging Face dataset or JSON lines",
         "docs/import-export.md lists the columns.",
     )
-    parser.add_argument("cell", nargs="?", metavar="CELL", help="key of a training or of its rows, or its beginning")
+    parser.add_argument(
+        "cell", nargs="?", metavar="CELL", help="key of a training or of its rows, its beginning, or its folder"
+    )
     parser.add_argument("--sweep", metavar="NAME", help="every cell of a sweep instead, with an index.csv")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write; must not be there yet")
     parser.add_argument("--format", choices=("hf", "jsonl"), default="hf", help="hf: datasets.load_from_disk reads it")

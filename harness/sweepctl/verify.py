@@ -8,11 +8,12 @@ from pathlib import Path
 
 from harness import record
 from harness.claims import BusyError
+from harness.plan import STAGES
 from harness.progress import Reporter
 from harness.provenance import cpus
 from harness.store import Store, StoreError, read_manifest
 from harness.sweepctl.catalogue import IMPORTED, Catalogue, is_key, key_of
-from harness.sweepctl.checks import Finding, Meter, inspect, judge_aliases, judge_origins
+from harness.sweepctl.checks import Finding, Meter, inspect, judge_aliases, judge_origins, still_bad
 from harness.sweepctl.terminal import Commands, add, count, open_store, say, size
 
 _JOBS = 8
@@ -53,8 +54,8 @@ def run(options: argparse.Namespace) -> int:
     pointers = [] if wanted is not None else list(_wrong_pointers(store))
     for pointer, why in pointers:
         say(f"wrong: content/{pointer.name}: {why}")
+    bad = _confirmed(catalogue, bad, dry=options.dry_run)
     if not options.dry_run:
-        _set_aside(store, bad)
         for pointer, _ in pointers:
             pointer.unlink(missing_ok=True)
     _conclude(catalogue, bad, dry=options.dry_run)
@@ -112,14 +113,46 @@ def _wrong_pointers(store: Store) -> Iterator[tuple[Path, str]]:
             yield pointer, f"leads to {target}, whose content is {manifest.content_id}"
 
 
-def _set_aside(store: Store, bad: list[Finding]) -> None:
-    for finding in bad:
-        try:
-            with store.claim(key_of(finding.folder)):
-                if finding.folder.is_dir():
-                    store.set_aside(finding.folder)
-        except BusyError:
+def _confirmed(catalogue: Catalogue, bad: list[Finding], *, dry: bool) -> list[Finding]:
+    """Those that are still bad, set aside; hashing took its time, and others may have been at work meanwhile."""
+    # An alias is compared with its original before that is set aside, and what was made of a stranger goes after it.
+    left, gone, before = sorted(bad, key=_order), [], -1
+    strangers: set[str] = set()
+    while len(strangers) > before:
+        before = len(strangers)
+        for finding in tuple(left):
+            if _settle(catalogue, finding, strangers, dry=dry):
+                left.remove(finding)
+                gone.append(finding)
+                if finding.strangers and not finding.faults:
+                    strangers.add(key_of(finding.folder))
+    for finding in left:
+        say(f"made whole, replaced or removed meanwhile: {finding.folder.relative_to(catalogue.store.root)}")
+    return gone
+
+
+def _order(finding: Finding) -> tuple[bool, int]:
+    """Aliases first, then by stage."""
+    stage = finding.folder.parent.name
+    is_alias = finding.manifest is not None and finding.manifest.alias_of is not None
+    return not is_alias, STAGES.index(stage) if stage in STAGES else -1
+
+
+def _settle(catalogue: Catalogue, finding: Finding, strangers: set[str], *, dry: bool) -> bool:
+    """Whether an artifact is still bad; it is set aside then, under its claim."""
+    if dry:
+        return still_bad(catalogue, finding, strangers)
+    try:
+        with catalogue.store.claim(key_of(finding.folder)):
+            bad = still_bad(catalogue, finding, strangers)
+            if bad:
+                catalogue.store.set_aside(finding.folder)
+            return bad
+    except BusyError:
+        bad = still_bad(catalogue, finding, strangers)
+        if bad:
             say(f"left where it is, since it is being made again: {finding.folder}")
+        return bad
 
 
 def _conclude(catalogue: Catalogue, bad: list[Finding], *, dry: bool) -> None:

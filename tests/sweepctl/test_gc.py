@@ -4,9 +4,13 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from harness import record
+from harness.store import Store
+from harness.sweepctl import gc
 from tests.artifacts import manifest
 from tests.sweepctl.conftest import Desk
 from tests.test_execute import fail
@@ -171,3 +175,50 @@ def test_half_written_files_go_once_they_are_old(desk: Desk) -> None:
         age(path, days=1)
     assert "3 items, 0 B: removed" in desk.ctl("gc", "--yes").out
     assert not any(path.exists() for path in paths)
+
+
+@pytest.mark.parametrize("moment", ["measured", "claimed", "aside"])
+def test_what_a_sweep_needs_that_is_recorded_meanwhile_stays(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    desk.run()
+    desk.run("only_a", "a")
+    desk.ctl("forget", "both")
+    owner, name = {
+        "measured": (gc, "_measure"),
+        "claimed": (Store, "claim"),
+        "aside": (Store, "set_aside"),
+    }[moment]
+    before: Any = getattr(owner, name)
+
+    def meanwhile(*arguments: Any) -> Any:
+        if "late" not in record.names(desk.store):
+            done = before(*arguments)  # the artifact itself, where it is already set aside
+            desk.record("late", "b")
+            return done
+        return before(*arguments)
+
+    monkeypatch.setattr(owner, name, meanwhile)
+    assert desk.ctl("gc", "--yes").out == NOTHING
+    assert desk.run("late", "b").computed == []
+    assert desk.ctl("verify").code == 0
+
+
+def test_what_was_made_again_meanwhile_stays(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.run()
+    desk.store.set_aside(desk.folder("train_a"))
+    before = gc._measure
+
+    def meanwhile(path: Path) -> tuple[int, float]:
+        desk.run()
+        return before(path)
+
+    monkeypatch.setattr(gc, "_measure", meanwhile)
+    assert desk.ctl("gc", "--yes").out == NOTHING
+    assert desk.folder("train_a").exists()
+
+
+@pytest.mark.parametrize("days", ["-1", "nan"])
+def test_an_age_that_is_none_is_refused(desk: Desk, days: str) -> None:
+    result = desk.ctl("gc", f"--older-than={days}")
+    assert (result.code, result.err) == (2, f"error: --older-than: expected 0 or more days, got {days}\n")

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from harness.errors import PrefsweepError
-from harness.store import digest_of, file_record
+from harness.store import digest_of, file_record, read_manifest
+from harness.sweepctl import checks, verify
 from tests.artifacts import manifest
 from tests.sweepctl.conftest import COMMAND, Desk
 from tests.test_store import KEY
@@ -259,3 +260,70 @@ def test_a_damaged_import_has_to_be_imported_again(desk: Desk) -> None:
 def test_jobs_must_be_positive(desk: Desk) -> None:
     result = desk.ctl("verify", "--jobs", "0")
     assert (result.code, result.err) == (2, "error: --jobs: expected 1 or more, got 0\n")
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
+    """Have something happen after everything was hashed, and before anything is done about it."""
+    before = checks.judge_origins
+
+    def judged(*arguments: Any) -> None:
+        before(*arguments)
+        happens()
+
+    monkeypatch.setattr(verify, "judge_origins", judged)
+
+
+def test_what_was_made_again_while_it_was_hashed_is_left_alone(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.run()
+    whole = (desk.folder("sample") / "table.parquet").read_bytes()
+    flip(desk.folder("sample"))
+    meanwhile(monkeypatch, lambda: (desk.folder("sample") / "table.parquet").write_bytes(whole))
+    result = desk.ctl("verify")
+    assert (result.code, WHOLE in result.out) == (0, True)
+    assert f"made whole, replaced or removed meanwhile: sample/{desk.folder('sample').name}" in result.out
+    assert desk.run().computed == []
+
+
+def test_what_was_removed_while_it_was_hashed_is_no_damage(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.run()
+    flip(desk.folder("judge_a"))
+    meanwhile(monkeypatch, lambda: desk.store.remove(desk.folder("judge_a")))
+    assert desk.ctl("verify").code == 0
+    assert not desk.folder("judge_a").exists()
+
+
+def test_what_was_made_anew_of_the_same_input_belongs(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.run()
+    swap(desk, "pairs_a")
+
+    def anew() -> None:
+        for name in ("train_a", "respond_a", "judge_a"):
+            desk.store.remove(desk.folder(name))
+        desk.store.forget()
+        assert desk.run().computed == desk.keys("train_a", "respond_a", "judge_a")
+
+    meanwhile(monkeypatch, anew)
+    assert desk.ctl("verify").code == 0
+    assert desk.folder("train_a").exists()
+
+
+def test_weights_released_while_they_are_hashed_are_no_damage(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.run()
+    folder = desk.folder("judge_a")
+    (folder / "weights").mkdir()
+    (folder / "weights" / "w").write_text("weights")
+    facts = json.loads((folder / "manifest.json").read_text())
+    files = {**facts["files"], "weights/w": file_record(folder / "weights" / "w")}
+    rewrite(folder, files=files, digest=digest_of(files))
+    before = read_manifest
+
+    def read(path: Path) -> Any:
+        found = before(path)
+        if path == folder and found is not None and found.files == files:
+            desk.store.release(desk.fake.find(desk.nodes["judge_a"]), "weights")
+        return found
+
+    monkeypatch.setattr(checks, "read_manifest", read)
+    result = desk.ctl("verify")
+    assert "weights/w: missing" in result.out
+    assert (result.code, (folder / "manifest.json").exists()) == (0, True)
