@@ -174,4 +174,5 @@ def _conclude(catalogue: Catalogue, bad: list[Finding], *, dry: bool) -> None:
     for imported in [f.folder for f in bad if f.folder.parent.name == IMPORTED]:
         say(f"nothing can make {imported.name} anew but the import that it came by")
     for sweep in catalogue.sweeps_of(out):
-        say(f"to make them again ({sweep.name}): {sweep.command}")
+        for command in sweep.commands(out):
+            say(f"to make them again ({sweep.name}): {command}")
