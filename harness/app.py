@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import dry_run, execute, record
-from harness.config import Config, RunOptions, check, read
+from harness.cluster import SlurmConfig, check_slurm
+from harness.config import ClusterConfig, Config, RunOptions, check, read
 from harness.errors import ConfigError
 from harness.plan import Plan, make_plan
 from harness.progress import Reporter
@@ -31,11 +32,18 @@ def split(composed: Mapping[str, Any]) -> tuple[Config, RunOptions]:
     read_options = read(RunOptions, options)
     if not re.fullmatch(r"\w[\w.+-]*", read_options.sweep):
         raise ConfigError(f"sweep: {read_options.sweep!r} names a file; expected letters, digits, and any of _ . + -")
+    _check_cluster(read_options.cluster)
+    return check(read(Config, point)), read_options
+
+
+def _check_cluster(cluster: ClusterConfig | SlurmConfig) -> None:
+    if isinstance(cluster, SlurmConfig):
+        check_slurm(cluster)
+        return
     for name in ("threads", "workers"):
-        value = getattr(read_options.cluster, name)
+        value = getattr(cluster, name)
         if value is not None and value < 1:
             raise ConfigError(f"cluster.{name}: expected 1 or more, or null for all cores, got {value}")
-    return check(read(Config, point)), read_options
 
 
 def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None, plan_dir: Path | None = None) -> int:
@@ -73,7 +81,7 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None,
     if recorded > len(plan.points) and options.sweep != record.SINGLE:
         reporter.line(f"{options.sweep}: {recorded} points by now, with those of earlier commands")
     retention = Retention(options.keep_weights, plan, store)
-    summary = execute.execute(plan, store, reporter, options.cluster, retention, wait=options.wait)
+    summary = execute.execute(plan, store, reporter, options.cluster, retention, wait=options.follow)
     for line in execute.failure_report(summary, plan):
         reporter.line(line)
     reporter.line(_last_line(options.sweep, plan, summary))
@@ -91,6 +99,8 @@ def _last_line(sweep: str, plan: Plan, summary: Summary) -> str:
     }
     if summary.empty:
         counts["of empty cells"] = len(summary.empty)
+    if summary.later:
+        counts["left to jobs"] = len(summary.later)
     if summary.retried:
         counts["attempts repeated"] = summary.retried.total()
     said = ", ".join(f"{count} {name}" for name, count in counts.items())

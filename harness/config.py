@@ -8,10 +8,11 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union
 
+from harness.cluster import SlurmConfig
 from harness.errors import ConfigError
 from harness.positions import check_pair
 
@@ -273,11 +274,17 @@ class RunOptions:
     """Name under which the points are recorded."""
     dry_run: bool
     """Plan, print and write `plan.json`, but do no work."""
-    wait: bool
-    """Follow nodes that other commands are at until they are done; otherwise leave them to those."""
+    wait: bool | None
+    """Follow nodes that other commands or jobs are at until they are done; otherwise leave them to those. None: as the
+    cluster has it, which is to follow everywhere but on SLURM."""
     keep_weights: KeepWeights
     """Trained weights of this sweep that stay: of no cell, of the best of each policy and evaluation, or of all."""
-    cluster: ClusterConfig
+    cluster: ClusterConfig | SlurmConfig
+
+    @property
+    def follow(self) -> bool:
+        """Whether the command goes on for as long as others are at its nodes."""
+        return self.wait if self.wait is not None else self.cluster.name != "slurm"
 
 
 def read(kind: type[T], data: Any, path: str = "") -> T:
@@ -315,13 +322,12 @@ def _value(hint: Any, value: Any, path: str) -> Any:  # noqa: PLR0911 (one retur
     if origin in (Union, types.UnionType):
         if value is None:
             return None
-        (inner,) = [arg for arg in typing.get_args(hint) if arg is not type(None)]
-        return _value(inner, value, path)
+        kinds = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+        return _value(kinds[0] if len(kinds) == 1 else _named(kinds, value, path), value, path)
     if origin is not None:
-        inner = typing.get_args(hint)[1]
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{path}: expected names with values, got {value!r}")
-        return {str(name): _value(inner, item, _join(path, str(name))) for name, item in value.items()}
+        return _values(hint, value, path)
+    if hint is Any:
+        return value
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is float and not math.isfinite(value):
@@ -329,6 +335,27 @@ def _value(hint: Any, value: Any, path: str) -> Any:  # noqa: PLR0911 (one retur
     if type(value) is not hint:
         raise ConfigError(f"{path}: expected {hint.__name__}, got {value!r}")
     return value
+
+
+def _values(hint: Any, value: Any, path: str) -> Any:
+    """Check the values of a list or a mapping."""
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise ConfigError(f"{path}: expected a list, got {value!r}")
+        return tuple(_value(typing.get_args(hint)[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{path}: expected names with values, got {value!r}")
+    inner = typing.get_args(hint)[1]
+    return {str(name): _value(inner, item, _join(path, str(name))) for name, item in value.items()}
+
+
+def _named(kinds: Sequence[Any], value: Any, path: str) -> Any:
+    """The dataclass, of several, whose `name` a group has."""
+    names = {name: kind for kind in kinds for name in typing.get_args(typing.get_type_hints(kind)["name"])}
+    name = value.get("name") if isinstance(value, Mapping) else value
+    if name not in names:
+        raise ConfigError(f"{path}.name: {name!r} is not valid; choose one of {', '.join(names)}")
+    return names[name]
 
 
 def check(config: Config) -> Config:

@@ -1,8 +1,9 @@
-"""Doing a plan: everything that is neither done nor in other hands, in this process or by local workers."""
+"""Doing a plan: everything that is neither done nor in other hands, in this process, by local workers or by jobs."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+from harness.cluster import SlurmConfig
 from harness.config import ClusterConfig
 from harness.perform import Ending, default_threads, free_memory, perform, prepare_process
 from harness.plan import Node, Plan
@@ -25,15 +26,22 @@ _NAMED = 3
 
 
 def execute(
-    plan: Plan, store: Store, reporter: Reporter, cluster: ClusterConfig, retention: Retention, *, wait: bool = True
+    plan: Plan,
+    store: Store,
+    reporter: Reporter,
+    cluster: ClusterConfig | SlurmConfig,
+    retention: Retention,
+    *,
+    wait: bool = True,
 ) -> Summary:
     """Do every node of a plan that is not done; a failure stops only what depends on it.
 
     Args:
-        wait: follow nodes that other commands are at until they are done; otherwise leave them.
+        wait: follow nodes that other commands or jobs are at until they are done; otherwise leave them.
 
     Raises:
         StoreError: the store holds parts that do not belong together, or weights that are needed were released.
+        SlurmError: a cluster is asked for that does not answer, or refuses.
     """
     started = time.monotonic()
     found = plan.found(store)
@@ -47,15 +55,20 @@ def execute(
     for line in schedule.news():
         reporter.line(line)
     if schedule.left:
-        if cluster.name == "local":
+        if isinstance(cluster, SlurmConfig):
+            from harness.slurm.run import run_on_slurm
+
+            run_on_slurm(schedule, reporter, cluster, retention.keep, wait=wait)
+        elif cluster.name == "local":
             from harness.workers import run_workers
 
             run_workers(schedule, reporter, cluster, retention, wait=wait)
         else:
             _run_here(schedule, reporter, cluster, retention, wait=wait)
-    for line in retention.at_the_end():
-        reporter.line(line)
     summary = schedule.close()
+    if not summary.later:  # until then it is not known which cell is best
+        for line in retention.at_the_end():
+            reporter.line(line)
     summary.seconds = time.monotonic() - started
     return summary
 

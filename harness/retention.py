@@ -27,19 +27,19 @@ class Retention:
     """
 
     def __init__(self, keep: KeepWeights, plan: Plan, store: Store) -> None:
-        self._keep, self._plan, self._store = keep, plan, store
+        self.keep, self._plan, self._store = keep, plan, store
         self._read: dict[str, tuple[float, record.Sweep]] = {}
         self._folders: dict[str, Path] = {}
 
     def after(self, node: Node) -> Iterator[str]:
         """What to do once a node has ended; yields one line for every artifact whose weights were given up."""
-        if self._keep == "none" and node.stage == "respond":
+        if self.keep == "none" and node.stage == "respond":
             for answering in node.inputs.get("model", ()):  # imported answers have none
                 yield from self._release(answering)
 
     def at_the_end(self) -> Iterator[str]:
         """What to do once a command's work is over."""
-        if self._keep == "all":
+        if self.keep == "all":
             return
         try:
             keepers = self._keepers()
@@ -50,10 +50,10 @@ class Retention:
         for node in nodes.values():
             yield from self._release(node)
         elsewhere = [name for node in nodes.values() if (name := keepers.get(self._folder(node))) is not None]
-        if self._keep == "none" and elsewhere:
+        if self.keep == "none" and elsewhere:
             names = ", ".join(sorted(set(elsewhere)))
             yield f"kept the weights of {len(elsewhere)} cells, which other sweeps keep: {names}"
-        if self._keep == "best":
+        if self.keep == "best":
             yield from self._lost_best()
 
     def _release(self, trained: Node) -> Iterator[str]:

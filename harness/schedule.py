@@ -30,6 +30,8 @@ class Summary:
     """Not tried, since something they need failed."""
     alive: list[str] = field(default_factory=list)
     """In the hands of another command, or waiting for what is."""
+    later: list[str] = field(default_factory=list)
+    """Left to jobs of a cluster, which go on without the command."""
     retried: Counter[Failure] = field(default_factory=Counter)
     """Attempts after which a node was tried again, by kind of failure."""
     stopped: str = ""
@@ -57,6 +59,7 @@ class Schedule:
         self.total = len(plan.nodes) - len(found)
         self._numbers: dict[str, int] = {}
         self._news: list[str] = []
+        self._left_to_jobs = False
         for key, node in plan.nodes.items():
             if key not in found:
                 self._missing[key] = {p.key for p in node.parents if p.key not in found}
@@ -74,6 +77,16 @@ class Schedule:
     def waiting(self) -> bool:
         """Whether all that is left hangs on nodes in the hands of other commands."""
         return bool(self._elsewhere) and not (self._ready or self._running or self.summary.stopped)
+
+    @property
+    def missing(self) -> list[str]:
+        """Nodes that have come to no end yet, parents before children."""
+        return list(self._missing)
+
+    @property
+    def done(self) -> set[str]:
+        """Nodes that are there."""
+        return {*self.summary.done, *self.summary.computed, *self.summary.aliased}
 
     def take(self, like: str = "") -> Node | None:
         """The next node to do, or None where nothing can be done now.
@@ -100,14 +113,18 @@ class Schedule:
         number = self._numbers.setdefault(node.key, len(self._numbers) + 1)
         return f"[{number}/{self.total}] {node.stage} {node.slug}"
 
-    def settle(self, node: Node, ending: Ending) -> bool:
-        """Enter how an attempt at a node ended; says whether the node will be tried again."""
+    def settle(self, node: Node, ending: Ending, *, final: bool = False) -> bool:
+        """Enter how an attempt at a node ended; says whether the node will be tried again.
+
+        Args:
+            final: it will not, whatever it was: a job has tried it as often as may be.
+        """
         self._running.discard(node.key)
         if ending.how in ("busy", "deferred"):
             self._attempts[node.key] -= 1  # nothing was tried
             self._elsewhere[node.key] = ending.text
         elif ending.how == "failed":
-            return self._fail(node, ending)
+            return self._fail(node, ending, final=final)
         else:
             getattr(self.summary, ending.how).append(node.key)
             self._finish(node.key)
@@ -136,16 +153,21 @@ class Schedule:
         """Hand out no more nodes."""
         self.summary.stopped = self.summary.stopped or why
 
+    def leave(self) -> None:
+        """Leave all that has come to no end to jobs of a cluster."""
+        self._left_to_jobs = True
+
     def close(self) -> Summary:
         """The summary, with what came to no end."""
         behind = {child for key in self._elsewhere for child in (key, *self._behind(key))}
         for key in self._missing:
-            (self.summary.alive if key in behind else self.summary.blocked).append(key)
+            others = self.summary.later if self._left_to_jobs else self.summary.blocked
+            (self.summary.alive if key in behind else others).append(key)
         return self.summary
 
-    def _fail(self, node: Node, ending: Ending) -> bool:
+    def _fail(self, node: Node, ending: Ending, *, final: bool) -> bool:
         assert ending.failure is not None
-        if self._attempts[node.key] < ATTEMPTS[ending.failure] and not self.summary.stopped:
+        if not final and self._attempts[node.key] < ATTEMPTS[ending.failure] and not self.summary.stopped:
             self.summary.retried[ending.failure] += 1
             heapq.heappush(self._ready, (self._place[node.key], node.key))
             return True

@@ -1,0 +1,134 @@
+"""What jobs of a SLURM cluster ask for, by stage; never part of a key."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.errors import ConfigError
+
+GPU_STAGES = frozenset({"sample", "reference", "train", "respond"})
+"""Stages that run a language model; the others ask for a GPU only where their own block says so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourcesConfig:
+    """What one job asks for. In a stage's block null means as in `cluster.default`; there, as the cluster has it."""
+
+    partition: str | None
+    """Partition of the cluster."""
+    account: str | None
+    """Who is charged."""
+    qos: str | None
+    """Quality of service."""
+    constraint: str | None
+    """Features that a machine must have, in sbatch's words."""
+    gpus: int | None
+    """GPUs of a job; `cluster.default.gpus` is for the stages that run a language model."""
+    gpu_type: str | None
+    """Kind of the GPUs, as the cluster calls it."""
+    cpus: int | None
+    """CPU cores of a job, and its threads; results in float32 are the same only for the same number."""
+    mem_gb: float | None
+    """Memory of a job in gigabytes."""
+    time_minutes: int | None
+    """Time limit. A job that reaches it goes on from its last shard or checkpoint; see `cluster.max_requeue`."""
+    nodes_per_job: int | None
+    """Units of work that one job does one after the other, keeping what it has loaded."""
+    setup: tuple[str, ...] | None
+    """Shell lines before the work, such as `module load cuda`."""
+    extra: Mapping[str, Any] | None
+    """Any further flags of sbatch, without their dashes: `{reservation: mine, exclusive: true}`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagesConfig:
+    """What the jobs of single stages ask for, where it differs from `cluster.default`."""
+
+    imported: ResourcesConfig
+    model: ResourcesConfig
+    prompts: ResourcesConfig
+    sample: ResourcesConfig
+    score: ResourcesConfig
+    select: ResourcesConfig
+    reference: ResourcesConfig
+    pairs: ResourcesConfig
+    train: ResourcesConfig
+    respond: ResourcesConfig
+    judge: ResourcesConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmConfig:
+    """A SLURM cluster; never part of a key."""
+
+    name: Literal["slurm"]
+    """`slurm`: jobs of a cluster, which go on without the command that submitted them."""
+    max_array: int
+    """Elements of one job array at most; the cluster's MaxArraySize less 1, or fewer."""
+    max_submit: int
+    """Jobs and array elements of this store in the queue at most; the rest is left to the same command again."""
+    max_requeue: int
+    """How often a job that was preempted or reached its time limit is put back into the queue."""
+    default: ResourcesConfig
+    """What every job asks for unless its stage says otherwise."""
+    stages: StagesConfig
+    """What differs by stage."""
+
+    def resources(self, stage: str) -> ResourcesConfig:
+        """What a job of a stage asks for; only `extra` of both blocks is merged."""
+        own, default = getattr(self.stages, stage), self.default
+        given = {name: value for name, value in _fields(own).items() if value is not None}
+        merged = {**_fields(default), **given, "extra": {**(default.extra or {}), **(own.extra or {})}}
+        if stage not in GPU_STAGES and own.gpus is None:
+            merged["gpus"] = 0
+        return ResourcesConfig(**merged)
+
+    def place(self, stage: str, field: str) -> str:
+        """Dotted key that decides a field of a stage's resources."""
+        own = getattr(getattr(self.stages, stage), field) is not None
+        return f"cluster.stages.{stage}.{field}" if own else f"cluster.default.{field}"
+
+
+def _fields(config: Any) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+
+
+_LEAST = {"gpus": 0, "cpus": 1, "mem_gb": 0.001, "time_minutes": 1, "nodes_per_job": 1}
+
+_OURS = frozenset({"array", "dependency", "error", "job-name", "open-mode", "output", "signal"})
+"""Flags that the harness sets."""
+
+
+def check_slurm(config: SlurmConfig) -> SlurmConfig:
+    """Refuse what no job could ask for.
+
+    Raises:
+        ConfigError: names the dotted key, the value and what was expected.
+    """
+    for name in ("max_array", "max_submit", "max_requeue"):
+        least = 0 if name == "max_requeue" else 1
+        if getattr(config, name) < least:
+            raise ConfigError(f"cluster.{name}: expected {least} or more, got {getattr(config, name)}")
+    _check_block("cluster.default", config.default)
+    for stage in _fields(config.stages):
+        _check_block(f"cluster.stages.{stage}", getattr(config.stages, stage))
+    for name in ("cpus", "nodes_per_job", "time_minutes"):
+        if getattr(config.default, name) is None:
+            raise ConfigError(f"cluster.default.{name}: expected a number, got null")
+    return config
+
+
+def _check_block(path: str, block: ResourcesConfig) -> None:
+    for name, least in _LEAST.items():
+        value = getattr(block, name)
+        if value is not None and value < least:
+            raise ConfigError(f"{path}.{name}: expected {least} or more, got {value}")
+    for flag, value in (block.extra or {}).items():
+        if flag.startswith("-") or flag.replace("_", "-") in _OURS:
+            raise ConfigError(
+                f"{path}.extra.{flag}: expected a flag of sbatch without dashes before it, and none that the harness "
+                f"sets itself: {', '.join(sorted(_OURS))}"
+            )
+        if not isinstance(value, str | int | float):
+            raise ConfigError(f"{path}.extra.{flag}: expected text, a number or true, got {value!r}")

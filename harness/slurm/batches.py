@@ -1,0 +1,170 @@
+"""Batches: which nodes a job does, written to the store before the job is submitted, and never changed.
+
+batches/<name>.json    the keys of each element; the job is called after the batch
+batches/<name>/        private to its user: pickled nodes, submitit's files, output of the jobs, how nodes ended
+"""
+
+import json
+import pickle
+import secrets
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from harness.cluster import SlurmConfig
+from harness.config import KeepWeights
+from harness.plan import STAGES, Node
+from harness.store import Store, StoreError, write_json
+
+T = TypeVar("T")
+
+PREFIX = "prefsweep-"
+"""Begins the name of every job."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Nodes of one stage that one job does, or the elements of one array."""
+
+    name: str
+    stage: str
+    submitted: float
+    """Seconds since the epoch."""
+    elements: Sequence[Sequence[str]]
+    """Keys that each element does, one after the other."""
+    threads: int
+    gpus: int
+    max_requeue: int
+    keep_weights: KeepWeights
+
+    @property
+    def job(self) -> str:
+        """Name of its job."""
+        return PREFIX + self.name
+
+    @property
+    def keys(self) -> Iterator[str]:
+        """Everything that it does."""
+        for element in self.elements:
+            yield from element
+
+
+def folder(store: Store, name: str) -> Path:
+    """Where the files of a batch's jobs lie."""
+    return store.root / "batches" / name
+
+
+def write(batch: Batch, nodes: Sequence[Node], store: Store) -> None:
+    """Keep a batch, and the nodes themselves for its jobs; pickles, hence for their user only."""
+    private = folder(store, batch.name)
+    private.parent.mkdir(exist_ok=True)
+    private.mkdir(mode=0o700)
+    with (private / "nodes.pickle").open("wb") as file:
+        pickle.dump({node.key: node for node in nodes}, file)
+    write_json(private.with_suffix(".json"), asdict(batch))
+
+
+def withdraw(batch: Batch, store: Store) -> None:
+    """Take back a batch that sbatch has refused; its private files stay, to look at."""
+    folder(store, batch.name).with_suffix(".json").unlink(missing_ok=True)
+
+
+def read(store: Store, name: str) -> Batch:
+    """A batch of a store.
+
+    Raises:
+        StoreError: it is not there, or cannot be read.
+    """
+    path = folder(store, name).with_suffix(".json")
+    try:
+        return Batch(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise StoreError(f"store: {path} cannot be read: {error}") from None
+
+
+def read_nodes(store: Store, batch: Batch, element: int) -> list[Node]:
+    """The nodes of one element; the folder's owner alone can have written them."""
+    with (folder(store, batch.name) / "nodes.pickle").open("rb") as file:
+        nodes = pickle.load(file)  # noqa: S301 - written by this user, in a folder that only this user can write to
+    return [nodes[key] for key in batch.elements[element]]
+
+
+def unfinished(store: Store, done: Collection[str] = ()) -> list[Batch]:
+    """Batches of which something is not done, the oldest first.
+
+    Args:
+        done: keys that are known to be done, which spares looking them up.
+    """
+    every = [read(store, path.stem) for path in (store.root / "batches").glob("*.json")]
+    open_ = [b for b in every if any(k not in done and store.find(b.stage, k) is None for k in b.keys)]
+    return sorted(open_, key=lambda batch: batch.submitted)
+
+
+def write_endings(store: Store, batch: Batch, element: int, endings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Keep how the nodes of an element ended."""
+    write_json(folder(store, batch.name) / f"{element}.json", endings)
+
+
+def read_endings(store: Store, batch: Batch, element: int) -> dict[str, dict[str, Any]]:
+    """How the nodes of an element ended, by key; without those whose job was ended from outside."""
+    try:
+        endings: dict[str, dict[str, Any]] = json.loads((folder(store, batch.name) / f"{element}.json").read_text())
+    except (OSError, ValueError):  # not begun, or another user's
+        return {}
+    return endings
+
+
+def output(store: Store, batch: Batch, element: int) -> Path | None:
+    """What the last job of an element has printed; None where nothing can be read."""
+    ending = f"_{element}_0_log.out" if len(batch.elements) > 1 else "_0_log.out"
+    found = [path for path in folder(store, batch.name).glob("*_log.out") if path.name.endswith(ending)]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def pack(
+    nodes: Sequence[Node], cluster: SlurmConfig, keep_weights: KeepWeights
+) -> Iterator[tuple[Batch, Sequence[Node]]]:
+    """Nodes as batches, in an order in which each needs only what stands before it.
+
+    Args:
+        nodes: parents before children.
+    """
+    places = {node.key: place for place, node in enumerate(nodes)}
+    groups: dict[tuple[int, int], list[Node]] = {}
+    for key, rank in _ranks(nodes).items():
+        node = nodes[places[key]]
+        groups.setdefault((rank, STAGES.index(node.stage)), []).append(node)
+    for _, group in sorted(groups.items()):
+        asked = cluster.resources(group[0].stage)
+        assert asked.nodes_per_job is not None
+        assert asked.cpus is not None
+        alike = sorted(group, key=lambda node: (node.loads, places[node.key]))
+        for chosen in _split(_split(alike, asked.nodes_per_job), min(cluster.max_array, cluster.max_submit)):
+            batch = Batch(
+                name=f"{group[0].stage}-{secrets.token_hex(4)}",
+                stage=group[0].stage,
+                submitted=time.time(),
+                elements=[[node.key for node in element] for element in chosen],
+                threads=asked.cpus,
+                gpus=asked.gpus or 0,
+                max_requeue=cluster.max_requeue,
+                keep_weights=keep_weights,
+            )
+            yield batch, [node for element in chosen for node in element]
+
+
+def _ranks(nodes: Sequence[Node]) -> dict[str, int]:
+    """How often the way to a node steps back in the order of the stages, or stays: those steps part its stage."""
+    ranks: dict[str, int] = {}
+    for node in nodes:
+        steps = [
+            ranks[p.key] + (STAGES.index(p.stage) >= STAGES.index(node.stage)) for p in node.parents if p.key in ranks
+        ]
+        ranks[node.key] = max(steps, default=0)
+    return ranks
+
+
+def _split(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -1,0 +1,149 @@
+"""What runs in a job: the nodes of one element, each looked at again, claimed, and done as everywhere."""
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from time import monotonic, sleep
+
+from rich.console import Console
+from submitit.helpers import DelayedSubmission
+
+from harness.perform import Ending, free_memory, log_failure, perform, prepare_process
+from harness.plan import Node, Plan
+from harness.progress import Reporter
+from harness.retention import Retention
+from harness.schedule import ATTEMPTS
+from harness.slurm import batches
+from harness.stages.pairs import why_empty
+from harness.store import Store
+
+PATIENCE = 240.0
+"""Seconds for which a job waits, once all else is done, for nodes in other hands: an owner that was killed counts as
+dead by then, and one that trains equal rows may be done. What takes longer is left to the next command."""
+
+_POLL = 2.0
+
+
+class Exit(IntEnum):
+    """How a job ends; 0 also where cells turned out empty, equal to others, or in other hands."""
+
+    FAILED = 1
+    """A node failed; the others were done."""
+    MISSING = 4
+    """An input was not there: what makes it has failed, or was cancelled."""
+    ENDED_OFTEN = 5
+    """It was ended before its time, and put back into the queue, as often as may be."""
+
+
+@dataclass(frozen=True)
+class Element:
+    """A job's payload."""
+
+    store: str
+    batch: str
+    number: int
+
+    def __call__(self) -> None:
+        """Do the work; a code other than 0 ends the process."""
+        if code := _Work(Path(self.store), self.batch, self.number).run():
+            sys.exit(code)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """The job is about to be ended: shards and checkpoints are there already, so that it only has to come again."""
+        if _WORK:
+            _WORK[-1].interrupt()
+        return DelayedSubmission(self)
+
+
+_WORK: list["_Work"] = []
+"""What this process is at; submitit's handler of signals knows only the payload."""
+
+
+class _Work:
+    """The nodes of one element."""
+
+    def __init__(self, root: Path, name: str, number: int) -> None:
+        self.store = Store(root).check()
+        self.batch, self.number = batches.read(self.store, name), number
+        self.nodes = batches.read_nodes(self.store, self.batch, number)
+        self.reporter = Reporter(Console(file=sys.stdout, width=200, highlight=False))
+        nowhere = Plan(points=(), nodes={}, naive={})  # what has to be looked at as a whole is done by commands
+        self.retention = Retention(self.batch.keep_weights, nowhere, self.store)
+        self.endings: dict[str, Ending | None] = {}
+        self.at: Node | None = None
+        _WORK.append(self)
+
+    def run(self) -> int:
+        """Bring every node to its end; returns the exit code."""
+        if not self.batch.gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # where SLURM does not hide those of other jobs
+        prepare_process(self.batch.threads)
+        waiting = [node for node in self.nodes if not self._bring(node)]
+        deadline = monotonic() + PATIENCE
+        while waiting and monotonic() < deadline:
+            sleep(_POLL)
+            waiting = [node for node in waiting if not self._bring(node)]
+        hows = {ending.how if ending is not None else "missing" for ending in self.endings.values()}
+        return Exit.FAILED if "failed" in hows else Exit.MISSING if "missing" in hows else 0
+
+    def interrupt(self) -> None:
+        """End the process for good if it has been ended too often."""
+        if int(os.environ.get("SLURM_RESTART_COUNT", "0")) < self.batch.max_requeue:
+            return
+        text = f"the job was preempted or reached its time limit {self.batch.max_requeue + 1} times"
+        if self.at is not None:
+            log = log_failure(self.store, self.at, text)
+            self._end(self.at, Ending(how="failed", failure="died", text=text, log=log))
+        sys.exit(Exit.ENDED_OFTEN)
+
+    def _bring(self, node: Node) -> bool:
+        """Do a node, as often as its failures may be tried again; says whether it came to an end."""
+        if reason := empty_because(node, self.store):
+            return self._end(node, Ending(how="done", text=f"empty ({reason})"))
+        if any(self.store.find(parent.stage, parent.key) is None for parent in node.parents):
+            return self._end(node, None)
+        for attempt in range(1, max(ATTEMPTS.values()) + 1):
+            self.at = node
+            ending = perform(node, self.store, self.reporter, self._label(node), self.batch.threads, attempt)
+            self.at = None
+            if ending.failure is None or attempt >= ATTEMPTS[ending.failure]:
+                break
+            self.reporter.line(f"{self._label(node)}: FAILED: {ending.text}; it is tried again")
+            free_memory()
+        self._end(node, ending)
+        for line in self.retention.after(node):
+            self.reporter.line(line)
+        return ending.how not in ("busy", "deferred")
+
+    def _label(self, node: Node) -> str:
+        return f"[{self.nodes.index(node) + 1}/{len(self.nodes)}] {node.stage} {node.slug}"
+
+    def _end(self, node: Node, ending: Ending | None) -> bool:
+        """Say and keep how a node ended; None: an input is not there."""
+        text = "an input is not there" if ending is None else ending.text
+        if self.endings.get(node.key) != ending or ending is None:
+            failed = "FAILED: " if ending is not None and ending.how == "failed" else ""
+            self.reporter.line(f"{self._label(node)}: {failed}{text}")
+        self.endings[node.key] = ending
+        batches.write_endings(self.store, self.batch, self.number, dict(self._facts()))
+        return True
+
+    def _facts(self) -> Iterator[tuple[str, dict[str, str | None]]]:
+        for key, ending in self.endings.items():
+            if ending is None:
+                yield key, {"how": "missing", "text": "an input is not there", "failure": None, "log": None}
+            else:
+                log = str(ending.log) if ending.log else None
+                yield key, {"how": ending.how, "text": ending.text, "failure": ending.failure, "log": log}
+
+
+def empty_because(node: Node, store: Store) -> str:
+    """Why a node will never exist: a cell above it has no rows; an empty text where that is not so."""
+    if node.stage == "train" and "pairs" in node.inputs:
+        rows = store.find("pairs", node.inputs["pairs"][0].key)
+        return why_empty(rows) if rows is not None else ""
+    absent = (parent for parent in node.parents if store.find(parent.stage, parent.key) is None)
+    return next(filter(None, (empty_because(parent, store) for parent in absent)), "")

@@ -1,0 +1,169 @@
+"""What SLURM says of jobs: one squeue call for all that may be alive, one sacct call for those that have ended."""
+
+import shutil
+import subprocess
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from harness.errors import PrefsweepError
+from harness.slurm import batches
+from harness.slurm.batches import Batch
+from harness.store import Store
+
+GRACE = 120.0
+"""Seconds for which a batch that SLURM does not know counts as alive: it may be on its way."""
+
+_TIMEOUT = 120.0
+
+_ENDED = frozenset(
+    {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED"}
+    | {"TIMEOUT"}
+)
+
+
+class SlurmError(PrefsweepError):
+    """SLURM is not there, or refuses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job, or an element of an array, as SLURM shows it."""
+
+    id: str
+    """As scancel takes it: 12, or 12_3."""
+    name: str
+    state: str
+    elapsed: str = ""
+    reason: str = ""
+    """Why it waits, or how it ended."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it waits or runs; a state that we do not know counts as such."""
+        return self.state not in _ENDED
+
+    @property
+    def main(self) -> str:
+        """The job that it is an element of."""
+        return self.id.partition("_")[0]
+
+    @property
+    def element(self) -> int:
+        """Its number in the batch."""
+        return int(self.id.partition("_")[2] or 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queue:
+    """The batches of a store that are not done, and their jobs."""
+
+    batches: Sequence[Batch]
+    jobs: Mapping[tuple[str, int], Job]
+    """By batch and element, as far as SLURM still knows them."""
+    live: dict[str, Job] = field(default_factory=dict)
+    """By key of the node: who is going to do it, or is at it."""
+
+    def last(self, key: str) -> tuple[Batch, int] | None:
+        """The latest batch and element that hold a node."""
+        for batch in reversed(self.batches):
+            for number, element in enumerate(batch.elements):
+                if key in element:
+                    return batch, number
+        return None
+
+
+def look(store: Store, done: Collection[str] = ()) -> Queue:
+    """The queue of a store.
+
+    Args:
+        done: keys that are known to be done.
+
+    Raises:
+        SlurmError: squeue does not answer, so that nobody knows what is alive.
+    """
+    found = batches.unfinished(store, done)
+    jobs = {(job.name.removeprefix(batches.PREFIX), job.element): job for job in squeue([b.job for b in found])}
+    queue = Queue(batches=found, jobs=jobs)
+    known = {name for name, _ in jobs}
+    for batch in found:
+        unknown = batch.name not in known and time.time() - batch.submitted < GRACE
+        for number, element in enumerate(batch.elements):
+            job = jobs.get((batch.name, number))
+            if unknown:
+                job = Job(id="?", name=batch.job, state="UNKNOWN", reason="submitted a moment ago")
+            if job is not None and job.alive:
+                queue.live.update(dict.fromkeys(element, job))
+    return queue
+
+
+def require() -> None:
+    """Make sure that this machine can submit.
+
+    Raises:
+        SlurmError: it has no sbatch.
+    """
+    missing = [command for command in ("sbatch", "squeue", "srun") if shutil.which(command) is None]
+    if missing:
+        raise SlurmError(
+            f"cluster=slurm: there is no {' and no '.join(missing)} on the path; type this on a machine that submits "
+            "jobs, or choose cluster=local"
+        )
+
+
+def squeue(names: Sequence[str]) -> list[Job]:
+    """All jobs of these names that SLURM remembers, each element by itself; one call.
+
+    Raises:
+        SlurmError: it does not answer.
+    """
+    if not names:
+        return []
+    options = ["--noheader", "--array", "--states=all", f"--name={','.join(names)}", "--format=%i|%j|%T|%M|%r"]
+    lines = ask(["squeue", *options]).splitlines()
+    return [Job(**_fields(line, "id", "name", "state", "elapsed", "reason")) for line in lines if line.strip()]
+
+
+def sacct(names: Sequence[str], since: float) -> list[Job]:
+    """Jobs of these names that have ended, out of the accounting; one call. Empty where there is no accounting."""
+    if not names or shutil.which("sacct") is None:
+        return []
+    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since - GRACE))
+    options = ["--noheader", "--parsable2", "--allocations", f"--name={','.join(names)}", f"--starttime={start}"]
+    try:
+        lines = ask(["sacct", *options, "--format=JobID,JobName,State,Elapsed,ExitCode"]).splitlines()
+    except SlurmError:
+        return []
+    found = [_fields(line, "id", "name", "state", "elapsed", "reason") for line in lines if "[" not in line]
+    return [Job(**{**given, "reason": f"exit code {given['reason']}"}) for given in found]
+
+
+def scancel(ids: Iterable[str]) -> None:
+    """Cancel jobs.
+
+    Raises:
+        SlurmError: SLURM refuses.
+    """
+    ask(["scancel", *ids])
+
+
+def ask(command: Sequence[str]) -> str:
+    """What a command of SLURM prints.
+
+    Raises:
+        SlurmError: it is not there, fails, or does not answer.
+    """
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
+    except FileNotFoundError:
+        raise SlurmError(f"{command[0]}: not on the path; this machine knows no SLURM") from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{command[0]}: no answer in {_TIMEOUT:.0f} s") from None
+    if ended.returncode:
+        raise SlurmError(f"{command[0]}: {ended.stderr.strip() or f'exit code {ended.returncode}'}")
+    return ended.stdout
+
+
+def _fields(line: str, *names: str) -> dict[str, str]:
+    given = dict(zip(names, line.strip().split("|"), strict=True))
+    return {**given, "state": (given["state"].split() or [""])[0]}

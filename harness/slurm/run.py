@@ -1,0 +1,172 @@
+"""A plan on SLURM: submit what is neither done nor alive, and follow it where that is asked for."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import sleep
+
+from harness.cluster import SlurmConfig
+from harness.config import KeepWeights
+from harness.perform import Ending
+from harness.plan import Node
+from harness.progress import Reporter
+from harness.schedule import Schedule
+from harness.slurm import batches, jobs
+from harness.slurm.batches import Batch
+from harness.slurm.jobs import Job, Queue, SlurmError
+from harness.slurm.submit import submit
+from harness.store import Store
+
+_FASTEST, _SLOWEST = 2.0, 30.0
+"""Seconds between two looks at the queue: the longer a command follows, the fewer."""
+
+
+def run_on_slurm(
+    schedule: Schedule, reporter: Reporter, cluster: SlurmConfig, keep_weights: KeepWeights, *, wait: bool
+) -> None:
+    """Submit a schedule's nodes, and follow them until none is alive.
+
+    Raises:
+        SlurmError: there is no SLURM here, this is a job itself, or SLURM does not answer.
+        ConfigError: sbatch refuses what a stage asks for.
+    """
+    if "SLURM_JOB_ID" in os.environ:
+        raise SlurmError(
+            f"cluster=slurm: this is job {os.environ['SLURM_JOB_ID']} itself, and jobs submit no jobs; type the "
+            "command on a login node, or choose cluster=local here"
+        )
+    jobs.require()
+    run = _Run(schedule, reporter, cluster, keep_weights)
+    queue = run.submit()
+    if wait:
+        run.follow(queue)
+    else:
+        schedule.leave()
+        reporter.line(
+            f"to look: sweepctl status --store {schedule.store.root}; the same command again goes on from here"
+        )
+
+
+class _Run:
+    """What one command has to do with the queue."""
+
+    def __init__(self, schedule: Schedule, reporter: Reporter, cluster: SlurmConfig, keep_weights: KeepWeights) -> None:
+        self.schedule, self.reporter, self.cluster, self.keep_weights = schedule, reporter, cluster, keep_weights
+        self.store = schedule.store
+        self._seen: set[str] = set()
+        """Nodes that this command has submitted or found alive: each is waited for once."""
+        self._out: dict[str, Node] = {}
+        """Nodes whose inputs are there, and which have come to no end."""
+        self._left = False
+        """Whether something could not be submitted yet."""
+
+    def submit(self) -> Queue:
+        """Submit what is neither done nor alive, while no other command does; returns the queue after that."""
+        with self.store.lock("submit"):
+            queue = jobs.look(self.store, self.schedule.done)
+            before = dict(queue.live)
+            wanted, behind = self._wanted(queue)
+            room = self.cluster.max_submit - len({job.id for job in queue.live.values()})
+            submitted = 0
+            for batch, nodes in batches.pack(wanted, self.cluster, self.keep_weights):
+                if (room := room - len(batch.elements)) < 0:
+                    break
+                self._submit(batch, nodes, queue)
+                submitted += len(nodes)
+        self._say(before, submitted, len(wanted) - submitted, behind)
+        self._seen.update(queue.live)
+        self._left = bool(len(wanted) - submitted or behind)
+        return queue
+
+    def _wanted(self, queue: Queue) -> tuple[list[Node], int]:
+        """Nodes that can be submitted, parents before children, and how many wait for what others are at."""
+        wanted: list[Node] = []
+        behind = {key for key, job in queue.live.items() if not job.main.isdigit()}  # no job could wait for those
+        for key in self.schedule.missing:
+            if key in queue.live or key in self._seen:
+                continue
+            node = self.schedule.plan.nodes[key]
+            if self.store.owner(key) is not None or any(parent.key in behind for parent in node.parents):
+                behind.add(key)
+            else:
+                wanted.append(node)
+        return wanted, len(behind - set(queue.live))
+
+    def _submit(self, batch: Batch, nodes: Sequence[Node], queue: Queue) -> None:
+        batches.write(batch, nodes, self.store)
+        after = {queue.live[p.key].main for node in nodes for p in node.parents if p.key in queue.live}
+        number = submit(batch, self.store, self.cluster, after)
+        queue.live.update(dict.fromkeys(batch.keys, Job(id=number, name=batch.job, state="PENDING")))
+        waits = f", after {', '.join(sorted(after, key=int))}" if after else ""
+        jobs_ = f" in {len(batch.elements)} jobs" if len(batch.elements) > 1 else ""
+        self.reporter.line(f"submitted {batch.job} as job {number}: {len(nodes)} nodes{jobs_}{waits}")
+
+    def _say(self, before: Mapping[str, Job], submitted: int, left: int, behind: int) -> None:
+        """What was not submitted, and why; only where it is news."""
+        if self._seen:
+            return
+        ours = {key: job.id for key, job in before.items() if key in self.schedule.plan.nodes}
+        if ours:
+            self.reporter.line(f"in the queue already: {len(ours)} nodes in {len(set(ours.values()))} jobs")
+        if left:
+            self.reporter.line(f"cluster.max_submit={self.cluster.max_submit}: {left} nodes are left for later")
+        if behind:
+            self.reporter.line(f"in the hands of other commands, or behind those: {behind} nodes, left for later")
+        if not submitted:
+            self.reporter.line("nothing to submit")
+
+    def follow(self, queue: Queue) -> None:
+        """Follow the jobs, submitting what there was no room for, until nothing is alive."""
+        pause = _FASTEST
+        with self.reporter.task("all", self.schedule.total, "nodes") as overall:
+            while self.schedule.left:
+                left = self.schedule.left
+                self._settle(queue)
+                overall.advance(left - self.schedule.left)
+                if not self._alive(queue):
+                    return
+                pause = _FASTEST if self.schedule.left < left else min(1.5 * pause, _SLOWEST)
+                sleep(pause)
+                queue = self.submit() if self._left else jobs.look(self.store, self.schedule.done)
+
+    def _alive(self, queue: Queue) -> bool:
+        return any(key in queue.live or self.store.owner(key) is not None for key in self.schedule.missing)
+
+    def _settle(self, queue: Queue) -> None:
+        """Enter what has come to an end; that may bring nodes within reach which have ended, too."""
+        self.store.forget()
+        while node := self.schedule.take():
+            self._out[node.key] = node
+        ended = [(node, ending) for node in self._out.values() if (ending := self._ending(node, queue)) is not None]
+        for node, ending in ended:
+            del self._out[node.key]
+            self.schedule.settle(node, ending, final=True)
+            said = f"FAILED: {ending.text}" if ending.how == "failed" else ending.text
+            for line in (f"{self.schedule.label(node)}: {said}", *self.schedule.news()):
+                self.reporter.line(line)
+        if ended:
+            self._settle(queue)
+
+    def _ending(self, node: Node, queue: Queue) -> Ending | None:
+        """How a node ended; None where it has not, or was not submitted yet."""
+        if (found := self.store.find(node.stage, node.key)) is not None:
+            if found.manifest.alias_of is not None:
+                return Ending(how="aliased", text="equal to one that is done")
+            return Ending(how="computed", text=f"{found.manifest.provenance.get('seconds', 0.0):.1f} s")
+        if node.key in queue.live or node.key not in self._seen or self.store.owner(node.key) is not None:
+            return None
+        last = queue.last(node.key)
+        return how_it_ended(self.store, node, *last, queue) if last is not None else None
+
+
+def how_it_ended(store: Store, node: Node, batch: Batch, element: int, queue: Queue) -> Ending:
+    """How a node ended that is not there and whose job is over: by the job's own word, or by SLURM's."""
+    said = batches.read_endings(store, batch, element).get(node.key)
+    if said is not None and said["how"] == "failed":
+        log = Path(said["log"]) if said["log"] else None
+        return Ending(how="failed", text=said["text"], failure=said["failure"], log=log)
+    if said is not None and said["how"] in ("busy", "deferred", "missing"):
+        return Ending(how="busy", text=f"{said['text']}; left to the same command again")
+    job = queue.jobs.get((batch.name, element))
+    text = f"job {job.id} ended as {job.state}" if job is not None else f"job {batch.job} ended, and SLURM forgot how"
+    return Ending(how="failed", text=text, failure="died", log=batches.output(store, batch, element))

@@ -1,0 +1,1 @@
+"""Tests of the SLURM executor against commands that only pretend to be SLURM's."""

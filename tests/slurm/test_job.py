@@ -1,0 +1,126 @@
+"""What a job does with its nodes, and the exit code it ends with."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.slurm import batches, job
+from harness.slurm.job import Element, Exit
+from harness.stages import Context, Outcome
+from harness.store import Rows
+from tests.fakes import FakeStage, Spec, find, journal, node, plan_of, sweep
+from tests.slurm.conftest import Desk, cluster
+
+
+def endings(desk: Desk, stage: str, element: int = 0) -> dict[str, str]:
+    return {key: said["how"] for key, said in batches.read_endings(desk.store, desk.batch(stage), element).items()}
+
+
+def test_jobs_do_a_sweep_and_every_node_once(desk: Desk) -> None:
+    plan = plan_of(*sweep(3))
+    desk.type(plan)
+    assert desk.work("model", "sample", "pairs", "train", "respond", "judge") == [0] * 8
+    assert set(journal(desk.store).values()) == {1}
+    assert desk.type(plan).later == []
+    assert find(desk.store, plan.nodes[next(iter(plan.nodes))]).manifest.provenance["threads"] == 4
+
+
+def test_a_failure_ends_the_job_with_a_code_after_the_other_nodes(desk: Desk) -> None:
+    bad = node("sample", "bad", {"do": "memory"})
+    others = [node("sample", f"{i}") for i in range(3)]
+    desk.type(plan_of(bad, *others))
+    assert desk.work("sample") == [Exit.FAILED]
+    assert journal(desk.store)["node bad"] == 2  # as everywhere: with fresh memory once more
+    assert set(endings(desk, "sample").values()) == {"failed", "computed"}
+    assert all(desk.store.find("sample", one.key) for one in others)
+    assert list((desk.store.root / "logs").glob(f"sample-{bad.key}.log"))
+
+
+def test_what_needs_a_failed_node_ends_with_a_code_of_its_own_and_no_log(desk: Desk) -> None:
+    bad = node("sample", "bad", {"do": "memory"})
+    behind = node("score", "behind", responses=bad)
+    desk.type(plan_of(bad, behind, node("score", "free")))
+    assert desk.work("sample", "score") == [Exit.FAILED, Exit.MISSING]
+    assert sorted(endings(desk, "score").values()) == ["computed", "missing"]
+    assert [path.name for path in (desk.store.root / "logs").iterdir()] == [f"sample-{bad.key}.log"]
+
+
+class NoRows(FakeStage):
+    """Rows that are none."""
+
+    def run(self, context: Context, spec: Spec) -> Outcome:
+        outcome = super().run(context, spec)
+        empty = Rows(taken=2, kept=0, dropped={"equal_text": 2})
+        return Outcome(rows=empty, measures={}) if spec.name == "pairs-1" else outcome
+
+
+def test_an_empty_cell_is_no_failure(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = NoRows()
+    monkeypatch.setattr("harness.perform._stage", lambda name: stage)
+    plan = plan_of(*sweep(2))
+    desk.type(plan)
+    assert set(desk.work("model", "sample", "pairs", "train", "respond", "judge")) == {0}
+    summary = desk.type(plan)
+    assert summary.ok
+    assert len(summary.empty) == 3
+    assert len(desk.slurm.calls("sbatch")) == 6
+
+
+def test_what_others_are_at_is_left_to_them_without_a_failure(desk: Desk) -> None:
+    held = node("sample", "held")
+    desk.type(plan_of(held, node("sample", "free")))
+    with desk.store.claim(held.key):
+        assert desk.work("sample") == [0]
+    assert sorted(endings(desk, "sample").values()) == ["busy", "computed"]
+
+
+def test_what_others_were_at_is_done_where_they_end_in_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = node("sample", "held")
+    desk.type(plan_of(held))
+    claim = desk.store.claim(held.key)
+    claim.__enter__()
+    monkeypatch.setattr(job, "PATIENCE", 60.0)
+    monkeypatch.setattr("harness.slurm.job.sleep", lambda _: claim.__exit__(None, None, None))
+    assert desk.work("sample") == [0]
+    assert endings(desk, "sample") == {held.key: "computed"}
+
+
+def test_answers_release_their_weights_where_none_are_kept(desk: Desk) -> None:
+    rows = node("pairs", "rows")
+    trained = node("train", "trained", {"weights": True}, pairs=rows)
+    desk.type(plan_of(rows, trained, node("respond", "answers", model=trained)), keep="none")
+    assert desk.work("pairs", "train", "respond") == [0, 0, 0]
+    assert find(desk.store, trained).manifest.released
+
+
+def test_a_job_that_is_to_end_comes_again_so_often_and_no_more(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.cluster = cluster("cluster.max_requeue=2")
+    only = node("train", "only")
+    desk.type(plan_of(only))
+    element = Element(str(desk.store.root), desk.batch("train").name, 0)
+    work = job._Work(desk.store.root, element.batch, 0)
+    work.at = work.nodes[0]
+    for restarts in ("0", "1"):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+        assert element.checkpoint().function == element
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    with pytest.raises(SystemExit) as ended:
+        element.checkpoint()
+    assert ended.value.code == Exit.ENDED_OFTEN
+    (log,) = (desk.store.root / "logs").iterdir()
+    assert "preempted or reached its time limit 3 times" in log.read_text()
+
+
+def test_a_code_ends_the_process(desk: Desk) -> None:
+    desk.type(plan_of(node("sample", "bad", {"do": "memory"})))
+    with pytest.raises(SystemExit) as ended:
+        Element(str(desk.store.root), desk.batch("sample").name, 0)()
+    assert ended.value.code == Exit.FAILED
+
+
+def test_planning_and_submitting_need_no_torch(tmp_path: Path) -> None:
+    import subprocess
+
+    code = "import sys, harness.slurm.run; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[2]).returncode == 0

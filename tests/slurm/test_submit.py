@@ -1,0 +1,242 @@
+"""What a command submits: batches, arrays, dependencies, and nothing twice."""
+
+import sys
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from harness.errors import ConfigError
+from harness.slurm import jobs
+from harness.slurm.jobs import SlurmError
+from tests.fakes import node, plan_of, sweep
+from tests.slurm.conftest import Desk, cluster
+
+GOLDEN = Path(__file__).with_name("golden.sh")
+
+
+def test_one_array_for_each_stage_which_waits_for_those_with_its_inputs(desk: Desk) -> None:
+    plan = plan_of(*sweep(3))
+    summary = desk.type(plan)
+    assert summary.ok
+    assert summary.later == list(plan.nodes)
+    names = [desk.slurm.name(number) for number in range(1, 7)]
+    assert [name.split("-")[1] for name in names] == ["model", "sample", "pairs", "train", "respond", "judge"]
+    assert [desk.slurm.option(number, "dependency") for number in range(1, 7)] == [
+        None,
+        "afterany:1",
+        "afterany:2",
+        "afterany:3",
+        "afterany:4",
+        "afterany:5",
+    ]
+    assert [desk.slurm.option(number, "array") for number in range(1, 7)] == [None, None, None, "0-2%3", None, None]
+    assert sorted(chain.from_iterable(b.keys for b in desk.batches())) == sorted(plan.nodes)
+    assert len(desk.slurm.calls("sbatch")) == 6
+    assert "sweepctl status" in desk.said()
+
+
+def test_the_script_of_an_array(desk: Desk) -> None:
+    desk.cluster = cluster(
+        "cluster.default.account=lab",
+        "cluster.default.gpu_type=a100",
+        "cluster.stages.train.partition=gpu",
+        "cluster.stages.train.mem_gb=64",
+        "cluster.stages.train.time_minutes=600",
+        "cluster.stages.train.setup=[module load cuda]",
+        "+cluster.default.extra.reservation=mine",
+    )
+    desk.type(plan_of(*sweep(3)))
+    name = desk.batch("train").name
+    found = desk.slurm.script(4).replace(name, "NAME").replace(str(desk.store.root), "STORE")
+    assert found.replace(sys.executable, "PYTHON").strip() == GOLDEN.read_text().strip()
+
+
+def test_only_stages_with_a_language_model_ask_for_a_gpu(desk: Desk) -> None:
+    desk.type(plan_of(*sweep(3)))
+    asked = {desk.slurm.name(n).split("-")[1]: desk.slurm.option(n, "gpus-per-node") for n in range(1, 7)}
+    assert asked == {"model": None, "sample": "1", "pairs": None, "train": "1", "respond": "1", "judge": None}
+
+
+def test_a_batch_is_written_before_sbatch_and_its_files_are_private(desk: Desk) -> None:
+    (desk.store.root / "batches").mkdir()
+    desk.slurm.refuse("sbatch", "sbatch: error: Batch job submission failed: Invalid partition name specified")
+    with pytest.raises(ConfigError):
+        desk.type(plan_of(node("model", "a")))
+    (private,) = (desk.store.root / "batches").iterdir()  # the batch itself was taken back
+    assert private.stat().st_mode & 0o777 == 0o700
+    desk.slurm.refuse("sbatch", "")
+    desk.type(plan_of(node("model", "a")))
+    assert len(desk.batches()) == 1
+
+
+def test_arrays_are_split_and_small_nodes_packed(desk: Desk) -> None:
+    desk.cluster = cluster("cluster.max_array=2", "cluster.stages.sample.nodes_per_job=3")
+    desk.type(plan_of(*(node("sample", f"{i}") for i in range(14))))
+    assert [[len(e) for e in b.elements] for b in desk.batches()] == [[3, 3], [3, 3], [2]]
+
+
+def test_nodes_that_need_the_same_model_are_packed_together(desk: Desk) -> None:
+    policies = [node("model", name) for name in "ab"]
+    mixed = [node("sample", f"{i}", policy=policies[i % 2]) for i in range(8)]
+    desk.type(plan_of(*policies, *mixed))
+    for element in desk.batch("sample").elements:
+        assert len({one.loads for one in mixed if one.key in element}) == 1
+
+
+def test_nodes_of_a_stage_that_need_each_other_are_no_one_array(desk: Desk) -> None:
+    """As rows on common prompts need the rows of all cells, and a second round needs the first."""
+    first = node("pairs", "first")
+    trained = node("train", "trained", pairs=first)
+    nodes = [first, node("pairs", "common", others=first), trained, node("sample", "second round", policy=trained)]
+    nodes.append(node("pairs", "second rows", picks=nodes[-1]))
+    desk.type(plan_of(*nodes))
+    assert [batch.stage for batch in desk.batches()] == ["pairs", "train", "sample", "pairs"]
+    assert [len(list(batch.keys)) for batch in desk.batches()] == [1, 1, 1, 2]
+
+
+def test_no_more_is_submitted_than_may_be_in_the_queue(desk: Desk) -> None:
+    desk.cluster = cluster("cluster.max_submit=4")
+    desk.type(plan_of(*sweep(4)))
+    assert [b.stage for b in desk.batches()] == ["model", "sample", "pairs"]
+    assert "cluster.max_submit=4: 12 nodes are left for later" in desk.said()
+
+
+# Again.
+
+
+def test_typed_again_at_once_nothing_is_submitted(desk: Desk) -> None:
+    plan = plan_of(*sweep(2))
+    desk.type(plan)
+    count = len(desk.slurm.calls("sbatch"))
+    assert desk.type(plan).ok
+    assert len(desk.slurm.calls("sbatch")) == count
+    assert "nothing to submit" in desk.said()
+
+
+def test_what_slurm_has_never_heard_of_is_submitted_anew_after_a_while(desk: Desk) -> None:
+    plan = plan_of(*sweep(2))
+    desk.type(plan)
+    desk.age(jobs.GRACE + 1)
+    desk.type(plan)
+    assert len(desk.slurm.calls("sbatch")) == 12
+
+
+def test_exactly_what_is_neither_done_nor_alive_is_submitted(desk: Desk) -> None:
+    plan = plan_of(*(node("train", f"{i}") for i in range(4)))
+    desk.type(plan)
+    name, keys = desk.slurm.name(1), list(plan.nodes)
+    desk.work("train")
+    for artifact in (desk.store.root / "train").iterdir():
+        if artifact.name.endswith(tuple(keys[1:])):
+            desk.store.remove(artifact)
+    states = ("COMPLETED", "FAILED", "RUNNING", "PENDING")
+    desk.slurm.answer("squeue", *(f"1_{i}|{name}|{state}|0:01|None" for i, state in enumerate(states)))
+    desk.type(plan)
+    assert list(desk.batch("train").keys) == [keys[1]]
+
+
+@pytest.mark.parametrize("state", ["COMPLETING", "REQUEUED", "SPECIAL_EXIT", "A_STATE_TO_COME"])
+def test_a_state_that_is_no_end_counts_as_alive(desk: Desk, state: str) -> None:
+    plan = plan_of(node("model", "a"))
+    desk.type(plan)
+    desk.age(10 * jobs.GRACE)
+    desk.slurm.answer("squeue", f"1|{desk.slurm.name(1)}|{state}|0:01|None")
+    desk.type(plan)
+    assert len(desk.slurm.calls("sbatch")) == 1
+
+
+def test_a_new_job_waits_for_live_jobs_of_an_earlier_command_only(desk: Desk) -> None:
+    inputs = [node("model", "done"), node("prompts", "alive"), node("imported", "lost")]
+    desk.type(plan_of(*inputs))
+    desk.work("model")
+    names = {desk.slurm.name(n).split("-")[1]: (n, desk.slurm.name(n)) for n in (1, 2, 3)}
+    number, name = names["prompts"]
+    ended = names["imported"]
+    desk.slurm.answer("squeue", f"{number}|{name}|RUNNING|0:01|None", f"{ended[0]}|{ended[1]}|FAILED|0:01|None")
+    desk.type(plan_of(*inputs, node("sample", "new", uses=inputs)))
+    assert desk.slurm.option(4, "dependency") is None  # the import that was lost, again
+    assert desk.slurm.option(5, "dependency") == f"afterany:{number}:4"
+
+
+def test_nodes_in_the_hands_of_a_process_are_left_to_it(desk: Desk) -> None:
+    first = node("sample", "held")
+    with desk.store.claim(first.key):
+        desk.type(plan_of(first, node("score", "behind", responses=first), node("model", "free")))
+    assert [b.stage for b in desk.batches()] == ["model"]
+    assert "in the hands of other commands, or behind those: 2 nodes" in desk.said()
+
+
+def test_squeue_is_asked_once_and_not_at_all_where_all_is_done(desk: Desk) -> None:
+    plan = plan_of(*sweep(2))
+    desk.type(plan)
+    assert desk.slurm.calls("squeue") == []  # there was no batch to ask for
+    desk.type(plan)
+    assert len(desk.slurm.calls("squeue")) == 1
+    assert all(code == 0 for code in desk.work("model", "sample", "pairs", "train", "respond", "judge"))
+    desk.type(plan)
+    assert len(desk.slurm.calls("squeue")) == 1
+
+
+# Bad input.
+
+
+def test_without_slurm_the_command_says_so(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(SlurmError, match=r"^cluster=slurm: there is no sbatch and no squeue and no srun on the path"):
+        desk.type(plan_of(node("model", "a")))
+    assert not (desk.store.root / "batches").exists()
+
+
+def test_a_job_submits_no_jobs(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    with pytest.raises(SlurmError, match="this is job 77 itself"):
+        desk.type(plan_of(node("model", "a")))
+    assert desk.slurm.calls("sbatch") == []
+
+
+def test_without_an_answer_of_squeue_nothing_is_submitted(desk: Desk) -> None:
+    desk.type(plan_of(node("model", "a")))
+    desk.slurm.refuse("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
+    with pytest.raises(SlurmError, match="Unable to contact slurm controller"):
+        desk.type(plan_of(node("model", "a"), node("model", "b")))
+    assert len(desk.slurm.calls("sbatch")) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            "invalid partition specified: gpux",
+            r"^cluster\.stages\.model\.partition: 'gpux' is refused; sbatch says: inv",
+        ),
+        ("Invalid account or account/partition combination specified", r"^cluster\.default\.account: 'lab' is refused"),
+        ("Invalid qos specification", r"^cluster\.default\.qos: "),
+        ("Invalid feature specification", r"^cluster\.default\.constraint: "),
+        ("Invalid generic resource (gres) specification", r"^cluster\.default\.gpus: "),
+        ("Memory specification can not be satisfied", r"^cluster\.default\.mem_gb: "),
+        ("Requested time limit is invalid (missing or exceeds some limit)", r"^cluster\.default\.time_minutes: "),
+        ("Requested node configuration is not available", r"^cluster\.default\.cpus: "),
+        ("Invalid job array specification", r"^cluster\.max_array: "),
+        (
+            "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
+            r"^cluster\.max_submit",
+        ),
+        ("Slurm temporarily unable to accept job", r"^sbatch: Slurm temporarily"),
+    ],
+)
+def test_a_refusal_names_our_field(desk: Desk, said: str, expected: str) -> None:
+    desk.cluster = cluster("cluster.stages.model.partition=gpux", "cluster.default.account=lab")
+    desk.slurm.refuse("sbatch", f"sbatch: error: {said}\n")
+    with pytest.raises((ConfigError, SlurmError), match=expected):
+        desk.type(plan_of(node("model", "a")))
+    assert desk.batches() == []
+
+
+def test_a_job_that_is_there_although_sbatch_failed_is_not_submitted_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.slurm.refuse("sbatch", "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation")
+    monkeypatch.setattr("harness.slurm.submit.squeue", lambda names: [jobs.Job(id="9", name=names[0], state="PENDING")])
+    assert desk.type(plan_of(node("model", "a"))).ok
+    assert len(desk.batches()) == 1
