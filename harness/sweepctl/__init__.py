@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from harness.errors import PrefsweepError
 from harness.progress import safe
 
-_COMMANDS = ("status", "why", "logs", "retry", "verify", "gc", "forget", "transfer")
+_COMMANDS = ("status", "why", "logs", "retry", "verify", "gc", "forget", "cancel", "transfer")
 """Modules of this package that each register their commands."""
 
 

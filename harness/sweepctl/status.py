@@ -1,11 +1,14 @@
 """`sweepctl status`: how the sweeps of a store stand."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from harness import record
 from harness.claims import Owner
+from harness.store import Store
+from harness.sweepctl import jobs
 from harness.sweepctl.catalogue import Catalogue
 from harness.sweepctl.logs import reason
 from harness.sweepctl.standing import Standing, stand
@@ -17,6 +20,7 @@ _MEANING = (
     "A node is done, running (a living process has claimed it), failed (it has a log in logs/ and is neither), blocked "
     "(something it needs has failed), empty (a cell without preference rows, and what hangs on it), or to do. Aliases "
     "(equal in content to another node) and released ones (weights given up) are among the done. "
+    "Jobs of a cluster stand below, those alive first, then those that ended and left something to do. "
     "Exit code: 1 if anything has failed."
 )
 
@@ -36,13 +40,20 @@ def run(options: argparse.Namespace) -> int:
     catalogue = Catalogue(store)
     wanted = [options.sweep] if options.sweep is not None else list(catalogue.sweeps)
     standings = [stand(catalogue, catalogue.sweeps[name]) for name in wanted]
+    cluster = _jobs(store, standings)
     if options.sweep is not None:
-        facts = describe(catalogue, standings[0])
+        facts = {**describe(catalogue, standings[0]), **cluster}
         say_json(facts) if options.json else _show(facts)
     else:
-        summaries = [_summary(standing) for standing in standings]
-        say_json({"store": str(store.root), "sweeps": summaries}) if options.json else _show_all(summaries)
+        facts = {"store": str(store.root), "sweeps": [_summary(standing) for standing in standings], **cluster}
+        say_json(facts) if options.json else _show_all(facts)
     return int(any(standing.keys("failed") for standing in standings))
+
+
+def _jobs(store: Store, standings: Sequence[Standing]) -> dict[str, Any]:
+    """Jobs of a cluster that are to do any of the sweeps' nodes; none is asked for where nothing was submitted."""
+    states = {key: state for standing in standings for key, state in standing.states.items()}
+    return jobs.describe(store, states, {key for key, state in states.items() if state in ("done", "empty")})
 
 
 def _summary(standing: Standing) -> dict[str, Any]:
@@ -108,7 +119,8 @@ def _progress(work: Path) -> dict[str, Any]:
     return {"files": len(written), "newest": max(written, default=None)}
 
 
-def _show_all(summaries: list[dict[str, Any]]) -> None:
+def _show_all(facts: dict[str, Any]) -> None:
+    summaries = facts["sweeps"]
     if not summaries:
         say("no sweep is recorded")
         return
@@ -116,6 +128,7 @@ def _show_all(summaries: list[dict[str, Any]]) -> None:
     rows = [[s["sweep"], s["points"], *(s[c] for c in _COLUMNS), clock(s["written"])] for s in summaries]
     for line in table([head, *rows]):
         say(line)
+    _section("jobs", jobs.lines(facts))
 
 
 def _show(facts: dict[str, Any]) -> None:
@@ -124,6 +137,7 @@ def _show(facts: dict[str, Any]) -> None:
     rows = [[stage, *(counts[c] for c in _COLUMNS)] for stage, counts in facts["stages"].items()]
     for line in table([head, *rows, ["all", *(facts[c] for c in _COLUMNS)]]):
         say(line)
+    _section("jobs", jobs.lines(facts))
     _section("running", [_running_line(node) for node in facts["running_nodes"]])
     _section("failed", [line for node in facts["failed_nodes"] for line in _failed_lines(node)])
     _section("empty", [f"{_name(node)}: {node['reason']}" for node in facts["empty_cells"]])

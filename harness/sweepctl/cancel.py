@@ -1,0 +1,43 @@
+"""`sweepctl cancel`: end jobs of a cluster."""
+
+import argparse
+
+from harness.slurm import jobs
+from harness.store import StoreError
+from harness.sweepctl.catalogue import Catalogue
+from harness.sweepctl.terminal import Commands, add, count, open_store, say
+
+
+def register(commands: Commands) -> None:
+    """Add the command."""
+    parser = add(
+        commands,
+        "cancel",
+        run,
+        "end jobs of a cluster",
+        "Without keys all jobs of this store that are alive, in whoever's name; with keys those that hold the nodes, "
+        "which may hold others, too. What is done stays done, what is in hand goes on with the next command.",
+    )
+    parser.add_argument("keys", nargs="*", metavar="KEY", help="nodes' keys, or their beginnings")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Cancel the jobs; returns 1 where a node that was named is in none."""
+    store = open_store(options)
+    catalogue = Catalogue(store)
+    wanted = [catalogue.resolve(text) for text in options.keys]
+    live = jobs.look(store).live
+    if strange := [key for key in wanted if key not in live]:
+        raise StoreError(f"key: {catalogue.name(strange[0])} is in no job that is alive")
+    chosen = {job.id: job for key, job in live.items() if not wanted or key in wanted}
+    known = sorted(job for job in chosen if job != "?")
+    if not chosen:
+        say("no job is alive")
+        return 0
+    if known:
+        jobs.scancel(known)
+    nodes = sum(job.id in known for job in live.values())
+    say(f"cancelled {count(len(known), 'job')} with {count(nodes, 'node')}")
+    if "?" in chosen:
+        say("some were submitted a moment ago, and SLURM does not show them yet: the same command again cancels them")
+    return int("?" in chosen)

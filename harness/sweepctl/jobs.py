@@ -1,0 +1,88 @@
+"""Jobs of a cluster that matter to a store: one squeue call, and one of sacct for those that squeue has forgotten."""
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from harness.slurm import jobs
+from harness.slurm.batches import Batch
+from harness.slurm.jobs import Job, Queue, SlurmError
+from harness.store import Store
+from harness.sweepctl.terminal import count, table
+
+
+def describe(store: Store, wanted: Collection[str], over: Collection[str]) -> dict[str, Any]:
+    """Jobs that are to do any of the nodes, or have ended without: as plain data.
+
+    Args:
+        wanted: keys of the nodes.
+        over: keys of those that are done, or will never be.
+    """
+    try:
+        queue = jobs.look(store, over)
+    except SlurmError as error:  # the store has all the rest
+        return {"jobs": [], "jobs_error": str(error)}
+    open_ = set(wanted) - set(over)
+    elements = list(_elements(queue, open_))
+    forgotten = [batch for batch, number, _ in elements if _known(queue, batch, number) is None]
+    ended = {}
+    if forgotten:
+        names = sorted({batch.job for batch in forgotten})
+        found = jobs.sacct(names, min(batch.submitted for batch in forgotten))
+        ended = {(job.name, job.element): job for job in found}
+    rows = []
+    for batch, number, left in elements:
+        job = _known(queue, batch, number) or ended.get((batch.job, number))
+        job = job or Job(id="?", name=batch.job, state="ENDED", reason="SLURM has forgotten how")
+        rows.append(_row(batch, job, len(batch.elements[number]), left))
+    return {"jobs": rows, "jobs_error": ""}
+
+
+def _elements(queue: Queue, open_: set[str]) -> Iterator[tuple[Batch, int, int]]:
+    """The last element that holds a node, for every node that is open, and of how many it is the last."""
+    left = set(open_)
+    for batch in reversed(queue.batches):
+        for number, keys in enumerate(batch.elements):
+            if held := left & set(keys):
+                left -= held
+                yield batch, number, len(held)
+
+
+def _known(queue: Queue, batch: Batch, number: int) -> Job | None:
+    """An element's job, as far as squeue has said something of it."""
+    if (job := queue.jobs.get((batch.name, number))) is not None:
+        return job
+    return queue.live.get(batch.elements[number][0])
+
+
+def _row(batch: Batch, job: Job, nodes: int, left: int) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "job": batch.job,
+        "stage": batch.stage,
+        "state": job.state,
+        "alive": job.alive,
+        "elapsed": job.elapsed,
+        "reason": "" if job.reason == "None" else job.reason,
+        "nodes": nodes,
+        "left": left,
+    }
+
+
+def lines(facts: dict[str, Any]) -> list[str]:
+    """The jobs as lines; elements of an array of which there is the same to say are one."""
+    if facts["jobs_error"]:
+        return [f"the queue is not known: {facts['jobs_error']}"]
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in facts["jobs"]:
+        groups.setdefault((row["job"], row["state"], row["reason"]), []).append(row)
+    rows = []
+    for (job, state, reason), same in sorted(groups.items(), key=lambda group: _order(group[1][0])):
+        ids = same[0]["id"] + (f" and {len(same) - 1} more" if len(same) > 1 else "")
+        left, nodes = (sum(row[name] for row in same) for name in ("left", "nodes"))
+        rows.append((ids, job, state, same[0]["elapsed"], f"{left} of {count(nodes, 'node')} to do", reason))
+    return [line.rstrip()[2:] for line in table(rows, left=6)] if rows else []
+
+
+def _order(row: dict[str, Any]) -> tuple[bool, list[int]]:
+    """Those alive first, by their ids."""
+    return not row["alive"], [int(part) for part in row["id"].split("_") if part.isdigit()]
