@@ -96,7 +96,7 @@ def _fields(config: Any) -> dict[str, Any]:
 
 _LEAST = {"gpus": 0, "cpus": 1, "mem_gb": 0.001, "time_minutes": 1, "nodes_per_job": 1}
 
-_OURS = frozenset({"array", "dependency", "error", "job-name", "open-mode", "output", "signal"})
+_OURS = frozenset({"array", "dependency", "error", "job-name", "open-mode", "output", "requeue", "signal"})
 """Flags that the harness sets."""
 
 

@@ -1,8 +1,10 @@
 """What runs in a job: the nodes of one element, each looked at again, claimed, and done as everywhere."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -17,6 +19,7 @@ from harness.progress import Reporter
 from harness.retention import Retention
 from harness.schedule import ATTEMPTS
 from harness.slurm import batches
+from harness.slurm.jobs import SlurmError, ask
 from harness.stages.pairs import why_empty
 from harness.store import Store
 
@@ -74,6 +77,7 @@ class _Work:
         self.retention = Retention(self.batch.keep_weights, nowhere, self.store)
         self.endings: dict[str, Ending | None] = {}
         self.at: Node | None = None
+        self.interrupted = False
         _WORK.append(self)
 
     def run(self) -> int:
@@ -81,6 +85,7 @@ class _Work:
         if not self.batch.gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # where SLURM does not hide those of other jobs
         prepare_process(self.batch.threads)
+        signal.signal(signal.SIGTERM, self._told_to_end)
         waiting = [node for node in self.nodes if not self._bring(node)]
         deadline = monotonic() + PATIENCE
         while waiting and monotonic() < deadline:
@@ -89,8 +94,19 @@ class _Work:
         hows = {ending.how if ending is not None else "missing" for ending in self.endings.values()}
         return Exit.FAILED if "failed" in hows else Exit.MISSING if "missing" in hows else 0
 
+    def _told_to_end(self, *_: object) -> None:
+        """Give up what is in hand at once where the job was cancelled, so that nobody has to wait for its claims.
+
+        A job that is to be preempted hears the same; SLURM puts it back only if it does not end by itself.
+        """
+        with suppress(SlurmError):
+            states = ask(["squeue", "--noheader", f"--jobs={os.environ.get('SLURM_JOB_ID', '')}", "--format=%T"])
+            if not self.interrupted and states.split() != ["RUNNING"]:
+                sys.exit(128 + signal.SIGTERM)
+
     def interrupt(self) -> None:
         """End the process for good if it has been ended too often."""
+        self.interrupted = True
         if int(os.environ.get("SLURM_RESTART_COUNT", "0")) < self.batch.max_requeue:
             return
         text = f"the job was preempted or reached its time limit {self.batch.max_requeue + 1} times"

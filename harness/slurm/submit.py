@@ -10,11 +10,11 @@ from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from harness.cluster import SlurmConfig
-from harness.errors import ConfigError
+from harness.errors import ConfigError, PrefsweepError
 from harness.slurm import batches
 from harness.slurm.batches import Batch
 from harness.slurm.job import Element
-from harness.slurm.jobs import SlurmError, squeue
+from harness.slurm.jobs import SlurmError, scancel, squeue
 from harness.store import Store
 
 _SIGNAL = 90
@@ -50,7 +50,7 @@ def submit(batch: Batch, store: Store, cluster: SlurmConfig, after: Collection[s
         with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what it also raises
             submitted = [executor.submit(element) for element in elements]
     except (FailedJobError, FailedSubmissionError) as error:
-        return _after_refusal(batch, store, cluster, str(error))
+        raise _refused(batch, store, cluster, str(error)) from None
     return str(submitted[0].job_id).partition("_")[0]
 
 
@@ -78,24 +78,28 @@ def parameters(batch: Batch, cluster: SlurmConfig, after: Collection[str]) -> di
         "stderr_to_stdout": True,
         # Since SLURM 22.05 a step no longer has its job's cores by itself.
         "srun_args": [f"--cpus-per-task={asked.cpus}"],
-        "additional_parameters": dict(asked.extra or {}) or None,
+        # Whatever the cluster does by default: a job that is to end before its time comes again.
+        "additional_parameters": {"requeue": True, **(asked.extra or {})},
     }
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _after_refusal(batch: Batch, store: Store, cluster: SlurmConfig, said: str) -> str:
-    """sbatch has failed; unless the job is there all the same, say why and take the batch back."""
-    found = squeue([batch.job])
-    if found:
-        return found[0].main
+def _refused(batch: Batch, store: Store, cluster: SlurmConfig, said: str) -> PrefsweepError:
+    """Take back a batch that sbatch has failed on; returns what to say.
+
+    The job may be there all the same, if only the answer was lost. It would not find its payload, which is called after
+    the id that sbatch gives.
+    """
+    if found := squeue([batch.job]):
+        scancel(sorted({job.main for job in found}))
     batches.withdraw(batch, store)
     said = " ".join(line.removeprefix("sbatch: error: ").strip() for line in said.splitlines() if line.strip())
     if re.search(r"array", said, re.IGNORECASE):
-        raise ConfigError(f"cluster.max_array: {cluster.max_array} is too large for this cluster; sbatch says: {said}")
+        return ConfigError(f"cluster.max_array: {cluster.max_array} is too large for this cluster; sbatch says: {said}")
     if re.search(r"submit limit|SubmitJob", said):
-        raise SlurmError(f"cluster.max_submit: {cluster.max_submit} is more than you may have; sbatch says: {said}")
+        return SlurmError(f"cluster.max_submit: {cluster.max_submit} is more than you may have; sbatch says: {said}")
     for pattern, field in _FIELDS.items():
         if re.search(pattern, said, re.IGNORECASE):
             value = getattr(cluster.resources(batch.stage), field)
-            raise ConfigError(f"{cluster.place(batch.stage, field)}: {value!r} is refused; sbatch says: {said}")
-    raise SlurmError(f"sbatch: {said}")
+            return ConfigError(f"{cluster.place(batch.stage, field)}: {value!r} is refused; sbatch says: {said}")
+    return SlurmError(f"sbatch: {said}")

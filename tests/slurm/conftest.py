@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -140,9 +141,15 @@ class Desk:
     def work(self, *stages: str) -> list[int]:
         """Do the latest jobs of stages, in this process; returns their exit codes."""
         found = [self.batch(stage) for stage in stages]
-        return [
-            job._Work(self.store.root, one.name, number).run() for one in found for number in range(len(one.elements))
-        ]
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            return [
+                job._Work(self.store.root, one.name, number).run()
+                for one in found
+                for number in range(len(one.elements))
+            ]
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@
 #SBATCH --open-mode=append
 #SBATCH --output=STORE/batches/NAME/%A_%a_0_log.out
 #SBATCH --partition=gpu
+#SBATCH --requeue
 #SBATCH --reservation=mine
 #SBATCH --signal=USR2@90
 #SBATCH --time=600

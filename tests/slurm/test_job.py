@@ -112,8 +112,24 @@ def test_a_job_that_is_to_end_comes_again_so_often_and_no_more(desk: Desk, monke
     assert "preempted or reached its time limit 3 times" in log.read_text()
 
 
-def test_a_code_ends_the_process(desk: Desk) -> None:
+@pytest.mark.parametrize(("state", "ends"), [("COMPLETING", True), ("", True), ("RUNNING", False)])
+def test_a_cancelled_job_gives_up_at_once_and_one_to_be_preempted_does_not(desk: Desk, state: str, ends: bool) -> None:
+    desk.type(plan_of(node("train", "only")))
+    work = job._Work(desk.store.root, desk.batch("train").name, 0)
+    desk.slurm.answer("squeue", state)
+    if ends:
+        with pytest.raises(SystemExit):
+            work._told_to_end()
+        work.interrupt()  # it is on its way out already, and must leave its claims in order
+    work._told_to_end()
+    desk.slurm.answer("squeue", "COMPLETING")
+    desk.slurm.refuse("squeue", "no answer")
+    work._told_to_end()
+
+
+def test_a_code_ends_the_process(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.type(plan_of(node("sample", "bad", {"do": "memory"})))
+    monkeypatch.setattr("harness.slurm.job.signal.signal", lambda *_: None)
     with pytest.raises(SystemExit) as ended:
         Element(str(desk.store.root), desk.batch("sample").name, 0)()
     assert ended.value.code == Exit.FAILED

@@ -233,10 +233,12 @@ def test_a_refusal_names_our_field(desk: Desk, said: str, expected: str) -> None
     assert desk.batches() == []
 
 
-def test_a_job_that_is_there_although_sbatch_failed_is_not_submitted_again(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_that_is_there_although_sbatch_failed_is_cancelled(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its payload would be called after the id that got lost."""
     desk.slurm.refuse("sbatch", "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation")
-    monkeypatch.setattr("harness.slurm.submit.squeue", lambda names: [jobs.Job(id="9", name=names[0], state="PENDING")])
-    assert desk.type(plan_of(node("model", "a"))).ok
-    assert len(desk.batches()) == 1
+    lost = jobs.Job(id="9_0", name="lost", state="PENDING")
+    monkeypatch.setattr("harness.slurm.submit.squeue", lambda names: [lost])
+    with pytest.raises(SlurmError, match="Socket timed out"):
+        desk.type(plan_of(node("model", "a")))
+    assert desk.slurm.calls("scancel") == ["9"]
+    assert desk.batches() == []
