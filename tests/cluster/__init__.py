@@ -1,0 +1,1 @@
+"""Tests on a real SLURM cluster, booted on this machine for the time of the tests."""

@@ -1,0 +1,83 @@
+"""The cluster of the session, and what tests ask it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.store import Store
+from tests.cluster import boot
+from tests.processes import ROOT, start, wait_until
+
+
+@dataclass
+class Site:
+    """A cluster, and a store of one test."""
+
+    conf: Path
+    store: Store
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"SLURM_CONF": str(self.conf), "PYTHONPATH": str(ROOT)}
+
+    def slurm(self, *command: str) -> list[str]:
+        """Lines that a command of SLURM prints."""
+        environment = {**os.environ, **self.environment}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    def begin(self, **config: Any) -> "subprocess.Popen[str]":
+        """Type the command for a sweep of synthetic stages."""
+        arguments = ["-m", "tests.cluster.command", str(self.store.root), json.dumps(config)]
+        return start(arguments, self.store.root.parent, self.environment, stderr=subprocess.PIPE)
+
+    def type(self, **config: Any) -> tuple[int, str]:
+        """Type it, and wait for its end; returns exit code and output."""
+        command = self.begin(**config)
+        _, text = command.communicate(timeout=240)
+        return command.returncode, text
+
+    def harness(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Type `python -m harness`."""
+        return self.python("-m", "harness", *arguments)
+
+    def python(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run Python in the test's folder."""
+        environment = {**os.environ, **self.environment}
+        command = [sys.executable, *arguments]
+        cwd = self.store.root.parent
+        return subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=400
+        )
+
+    def jobs(self, *states: str) -> list[str]:
+        """Ids of jobs in any of the states; of all that are alive without any."""
+        asked = [f"--states={','.join(states)}"] if states else []
+        return [line.split()[0] for line in self.slurm("squeue", "-h", "-r", "-o", "%i", *asked)]
+
+    def settle(self, seconds: float = 200) -> None:
+        """Wait until no job is left."""
+        wait_until(lambda: not self.jobs(), seconds, "no job is left")
+
+
+@pytest.fixture(scope="session")
+def conf() -> Iterator[Path]:
+    if reason := boot.missing():
+        pytest.skip(reason)
+    with boot.booted() as conf:
+        yield conf
+
+
+@pytest.fixture
+def site(conf: Path, tmp_path: Path) -> Iterator[Site]:
+    site = Site(conf, Store(tmp_path / "store").prepare())
+    yield site
+    if jobs := site.jobs():
+        site.slurm("scancel", *jobs)
+        site.settle()
