@@ -49,9 +49,10 @@ class Job:
         return self.id.partition("_")[0]
 
     @property
-    def element(self) -> int:
-        """Its number in the batch."""
-        return int(self.id.partition("_")[2] or 0)
+    def element(self) -> int | None:
+        """Its number in the array; None where it is no array, or the record is of all elements without one."""
+        number = self.id.partition("_")[2]
+        return int(number) if number.isdigit() else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,7 @@ def look(store: Store, done: Collection[str] = ()) -> Queue:
         SlurmError: squeue does not answer, so that nobody knows what is alive.
     """
     found = batches.unfinished(store, done)
-    jobs = {(job.name.removeprefix(batches.PREFIX), job.element): job for job in squeue([b.job for b in found])}
+    jobs = by_element(found, squeue([batch.job for batch in found]))
     queue = Queue(batches=found, jobs=jobs)
     known = {name for name, _ in jobs}
     for batch in found:
@@ -95,6 +96,18 @@ def look(store: Store, done: Collection[str] = ()) -> Queue:
             if job is not None and job.alive:
                 queue.live.update(dict.fromkeys(element, job))
     return queue
+
+
+def by_element(found: Sequence[Batch], jobs: Sequence[Job]) -> dict[tuple[str, int], Job]:
+    """Which job is that of an element; an array that never began has one record for all."""
+    single = {(job.name, job.element): job for job in jobs}
+    known = {}
+    for batch in found:
+        for number in range(len(batch.elements)):
+            job = single.get((batch.job, number)) or single.get((batch.job, None))
+            if job is not None:
+                known[batch.name, number] = job
+    return known
 
 
 def require() -> None:
@@ -134,7 +147,7 @@ def sacct(names: Sequence[str], since: float) -> list[Job]:
         lines = ask(["sacct", *options, "--format=JobID,JobName,State,Elapsed,ExitCode"]).splitlines()
     except SlurmError:
         return []
-    found = [_fields(line, "id", "name", "state", "elapsed", "reason") for line in lines if "[" not in line]
+    found = [_fields(line, "id", "name", "state", "elapsed", "reason") for line in lines]
     return [Job(**{**given, "reason": f"exit code {given['reason']}"}) for given in found]
 
 

@@ -28,10 +28,10 @@ def describe(store: Store, wanted: Collection[str], over: Collection[str]) -> di
     if forgotten:
         names = sorted({batch.job for batch in forgotten})
         found = jobs.sacct(names, min(batch.submitted for batch in forgotten))
-        ended = {(job.name, job.element): job for job in found}
+        ended = jobs.by_element(forgotten, found)
     rows = []
     for batch, number, left in elements:
-        job = _known(queue, batch, number) or ended.get((batch.job, number))
+        job = _known(queue, batch, number) or ended.get((batch.name, number))
         job = job or Job(id="?", name=batch.job, state="ENDED", reason="SLURM has forgotten how")
         rows.append(_row(batch, job, len(batch.elements[number]), left))
     return {"jobs": rows, "jobs_error": ""}

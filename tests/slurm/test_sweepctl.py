@@ -76,6 +76,14 @@ def test_what_squeue_has_forgotten_sacct_may_know(desk: Desk, plan: Plan, capsys
     assert {row["state"] for row in facts(desk, capsys)["jobs"]} == {"ENDED"}
 
 
+def test_an_array_that_never_began_has_one_record(desk: Desk, plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    train, judge = desk.batch("train").job, desk.batch("judge").job
+    desk.slurm.answer("squeue", f"4|{train}|CANCELLED|0:00|Dependency", f"6_[0-2]|{judge}|PENDING|0:00|Resources")
+    rows = facts(desk, capsys)["jobs"]
+    assert [row["state"] for row in rows if row["stage"] == "train"] == ["CANCELLED"] * 3
+    assert [row["alive"] for row in rows if row["stage"] == "judge"] == [True]
+
+
 def test_status_works_where_squeue_does_not(desk: Desk, plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
     desk.slurm.refuse("squeue", "Unable to contact slurm controller")
     assert ctl(desk, "status", "fake") == 0
