@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from harness import record
 from harness.claims import BusyError, Owner
+from harness.slurm import batches
 from harness.store import SET_ASIDE, Store, StoreError, read_manifest
 from harness.sweepctl.catalogue import IMPORTED, Catalogue, key_of
 from harness.sweepctl.retry import clear
@@ -60,8 +62,8 @@ def register(commands: Commands) -> None:
         run,
         "list, and with --yes remove, what no recorded sweep needs",
         "Artifacts that no recorded sweep needs, and those set aside as damaged; work in hand of nodes that are done "
-        "or in no sweep; logs of nodes that are done; pointers to nothing; half-written files. "
-        "Nodes in the hands of a living process and records of sweeps are never touched.",
+        "or in no sweep; logs of nodes that are done; files of jobs whose nodes are; pointers to nothing; half-written "
+        "files. Nodes in the hands of a living process and records of sweeps are never touched.",
     )
     parser.add_argument("--yes", action="store_true", help="remove it (default: only list it)")
     parser.add_argument("--older-than", type=float, default=0.0, metavar="DAYS", help="only what has not changed since")
@@ -100,6 +102,7 @@ def _items(view: View, *, imports: bool) -> Iterator[Item]:
     yield from _work(view)
     yield from _logs(view)
     yield from _pointers(view, {item.path for item in unneeded})
+    yield from _batches(view)
     yield from _leftovers(view.catalogue.store.root)
 
 
@@ -182,6 +185,28 @@ def _owner(pointer: Path, view: View) -> Owner | None:
     return view.catalogue.store.owner(key_of(Path(_target(pointer))))
 
 
+def _batches(view: View) -> Iterator[Item]:
+    """Files of jobs of a cluster: those whose nodes are all done, and those that were never submitted."""
+    root = view.catalogue.store.root / "batches"
+    for private in sorted(path for path in root.glob("*") if path.is_dir()):
+        record_ = private.with_suffix(".json")
+        if _measure(private)[1] < _STALE:  # its last job may be at its last lines
+            continue
+        if not record_.exists():
+            yield Item(path=private, why="jobs that were not submitted", unneeded=partial(_are_done, private))
+        elif _are_done(private, view):
+            for path in (record_, private):
+                yield Item(path=path, why="jobs of nodes that are done", unneeded=partial(_are_done, private))
+
+
+def _are_done(private: Path, view: View) -> bool:
+    """Whether there is nothing left for a batch's jobs to do."""
+    if not private.with_suffix(".json").exists():
+        return True
+    batch = batches.read(view.catalogue.store, private.name)
+    return all(view.catalogue.store.find(batch.stage, key) is not None for key in batch.keys)
+
+
 def _leftovers(root: Path) -> Iterator[Item]:
     for pattern in ("*.partial", "*/*.partial", "*/*/*.partial"):
         for path in sorted(root.glob(pattern)):
@@ -210,7 +235,7 @@ def _remove(store: Store, item: Item, view: View) -> bool:
     if item.claim is None:
         unneeded = item.unneeded(view)
         if unneeded:
-            item.path.unlink(missing_ok=True)
+            shutil.rmtree(item.path) if item.path.is_dir() else item.path.unlink(missing_ok=True)
         return unneeded
     try:
         with store.claim(item.claim) as work:

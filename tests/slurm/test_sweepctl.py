@@ -1,6 +1,7 @@
 """`sweepctl status` and `cancel` with jobs: what squeue says, what it has forgotten, and when it does not answer."""
 
 import json
+import os
 import time
 from typing import Any
 
@@ -125,3 +126,21 @@ def test_cancel_where_there_is_nothing(desk: Desk, capsys: pytest.CaptureFixture
 def test_cancel_of_what_slurm_does_not_show_yet(desk: Desk, plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
     assert ctl(desk, "cancel") == 1
     assert "the same command again cancels them" in capsys.readouterr().out
+
+
+def test_gc_clears_away_the_files_of_jobs_whose_nodes_are_done(
+    desk: Desk, plan: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk.slurm.refuse("sbatch", "sbatch: error: no")
+    with pytest.raises(jobs.SlurmError):
+        desk.type(plan_of(node("imported", "refused")))
+    assert ctl(desk, "gc") == 0
+    assert "jobs" not in capsys.readouterr().out  # all of this is young
+    root, model = desk.store.root / "batches", desk.batch("model").name
+    for path in (root, *root.rglob("*")):
+        os.utime(path, (0, 0), follow_symlinks=False)
+    before = {path.name for path in root.iterdir()}
+    assert ctl(desk, "gc", "--yes") == 0
+    gone = before - {path.name for path in root.iterdir()}
+    assert {model, f"{model}.json"} < gone
+    assert len(gone) == 3
