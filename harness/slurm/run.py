@@ -82,10 +82,12 @@ class _Run:
         """Nodes that can be submitted, parents before children, and how many wait for what others are at."""
         wanted: list[Node] = []
         behind = {key for key, job in queue.live.items() if not job.main.isdigit()}  # no job could wait for those
+        self.store.forget()
         for key in self.schedule.missing:
-            if key in queue.live or key in self._seen:
-                continue
             node = self.schedule.plan.nodes[key]
+            # What was alive when the plan was made may be done by now, since the queue was looked at after that.
+            if key in queue.live or key in self._seen or self.store.find(node.stage, key) is not None:
+                continue
             if self.store.owner(key) is not None or any(parent.key in behind for parent in node.parents):
                 behind.add(key)
             else:

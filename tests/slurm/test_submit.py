@@ -1,6 +1,7 @@
 """What a command submits: batches, arrays, dependencies, and nothing twice."""
 
 import sys
+from collections.abc import Collection
 from itertools import chain
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from harness.errors import ConfigError
 from harness.slurm import jobs
 from harness.slurm.jobs import SlurmError
+from harness.store import Store
 from tests.fakes import node, plan_of, sweep
 from tests.slurm.conftest import Desk, cluster
 
@@ -134,6 +136,19 @@ def test_exactly_what_is_neither_done_nor_alive_is_submitted(desk: Desk) -> None
     desk.slurm.answer("squeue", *(f"1_{i}|{name}|{state}|0:01|None" for i, state in enumerate(states)))
     desk.type(plan)
     assert list(desk.batch("train").keys) == [keys[1]]
+
+
+def test_what_was_done_since_the_plan_was_made_is_not_submitted(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, look = plan_of(node("model", "a")), jobs.look
+    desk.type(plan)
+
+    def too_late(store: Store, done: Collection[str]) -> jobs.Queue:
+        desk.work("model")
+        return look(store, done)
+
+    monkeypatch.setattr(jobs, "look", too_late)
+    desk.type(plan)
+    assert len(desk.slurm.calls("sbatch")) == 1
 
 
 @pytest.mark.parametrize("state", ["COMPLETING", "REQUEUED", "SPECIAL_EXIT", "A_STATE_TO_COME"])
