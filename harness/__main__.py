@@ -14,7 +14,7 @@ from harness import hydra_app
 hydra_app.register()
 
 
-@hydra.main(version_base="1.3", config_path=str(hydra_app.root() / "conf"), config_name="config")  # type: ignore[untyped-decorator]
+@hydra.main(config_path=str(hydra_app.root() / "conf"), config_name="config", **hydra_app.BASE)  # type: ignore[untyped-decorator]
 def main(composed: DictConfig) -> None:
     """One point."""
     plan_dir = Path(HydraConfig.get().sweep.dir)

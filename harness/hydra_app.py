@@ -1,10 +1,11 @@
 """The Hydra side: where configurations lie, the generated groups, and how errors end the command."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
@@ -13,6 +14,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from harness.errors import ConfigError, PrefsweepError
 from harness.positions import PAIRS
 from harness.progress import safe
+
+BASE: Mapping[str, str] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+"""Which defaults of Hydra's hold: 1.3 has to be told, and 1.4 warns where it is."""
 
 
 def root() -> Path:

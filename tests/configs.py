@@ -16,7 +16,7 @@ OPTIONS = tuple(f.name for f in dataclasses.fields(RunOptions))
 def composed(*overrides: str) -> dict[str, Any]:
     """What a command with these overrides composes, as plain data with the options of the run."""
     hydra_app.register()
-    with hydra.initialize_config_dir(config_dir=str(hydra_app.root() / "conf"), version_base="1.3"):
+    with hydra.initialize_config_dir(config_dir=str(hydra_app.root() / "conf"), **hydra_app.BASE):
         return hydra_app.plain(hydra.compose("config", overrides=list(overrides)))
 
 
