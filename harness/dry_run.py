@@ -42,7 +42,7 @@ def outline(plan: Plan, store: Store) -> Outline:
     """The counts, with estimates of what is to do."""
     found, alive = _standing(plan, store)
     todo = [node for key, node in plan.nodes.items() if key not in found and key not in alive]
-    return _outline(plan, found, alive, _estimates(todo, store, found))
+    return _outline(plan, found, alive, _estimates(todo, store))
 
 
 def _standing(plan: Plan, store: Store) -> tuple[Mapping[str, Artifact], Sequence[str]]:
@@ -65,7 +65,7 @@ def _outline(
     )
 
 
-def _estimates(todo: Sequence[Node], store: Store, found: Mapping[str, Artifact]) -> dict[str, Any]:
+def _estimates(todo: Sequence[Node], store: Store) -> dict[str, Any]:
     """Hours, tokens, disk and judge calls of what is to do.
 
     Tokens are upper bounds out of the settings. Hours and bytes are those of the same work in this store (same policy,
@@ -97,10 +97,7 @@ def _units(nodes: Sequence[Node]) -> int:
 
 def _rates(stage: str, nodes: Sequence[Node], store: Store) -> tuple[float, float] | None:
     """Median seconds and bytes per unit of a stage in this store, of nodes that cost the same; None without any."""
-    wanted = {
-        _cost(stage, asdict(node.spec), {name: [p.key for p in ps] for name, ps in node.inputs.items()})
-        for node in nodes
-    }
+    wanted = {_cost(stage, asdict(node.spec), node.input_keys) for node in nodes}
     latest = sorted(store.folders(stage), key=lambda folder: folder.stat().st_mtime, reverse=True)
     rates = []
     for manifest in filter(None, map(usable_manifest, latest[:_MEASURED])):

@@ -78,7 +78,7 @@ class _DeferredError(Exception):
 def _do(node: Node, store: Store, reporter: Reporter, label: str, threads: int, attempt: int) -> tuple[Artifact, How]:
     """Compute a node, or find that its content stands already; returns the artifact and which of the two it was."""
     artifacts = {parent.key: _input(store, parent) for parent in node.parents}
-    content = node.key_with({n: [artifacts[p.key].manifest.content_id for p in ps] for n, ps in node.inputs.items()})
+    content = node.content_key(artifacts)
     with store.claim(node.key) as work:
         if (found := store.find(node.stage, node.key)) is not None:  # done by another process in the meantime
             return found, "done"
@@ -148,7 +148,7 @@ def _manifest(
         key=node.key,
         content_id=content,
         spec=canonical(node.spec),
-        inputs={name: [p.key for p in parents] for name, parents in node.inputs.items()},
+        inputs=node.input_keys,
         rows=asdict(outcome.rows),
         measures=dict(outcome.measures),
         files={},

@@ -78,11 +78,21 @@ class Node:
     @cached_property
     def key(self) -> str:
         """The hash that names the node."""
-        return self.key_with({name: [node.key for node in nodes] for name, nodes in self.inputs.items()})
+        return node_key(self.stage, self.version, self.spec, self.input_keys)
 
-    def key_with(self, inputs: Mapping[str, Sequence[str]]) -> str:
-        """The key this node would have with other inputs; with content ids it names the content."""
-        return node_key(self.stage, self.version, self.spec, {k: list(v) for k, v in inputs.items()})
+    @property
+    def input_keys(self) -> dict[str, list[str]]:
+        """Keys of the inputs by name."""
+        return {name: [node.key for node in nodes] for name, nodes in self.inputs.items()}
+
+    def content_key(self, artifacts: Mapping[str, Artifact]) -> str:
+        """The key that this node would have with its inputs' content ids: equal for nodes of equal content.
+
+        Args:
+            artifacts: of the parents, by key.
+        """
+        contents = {n: [artifacts[p.key].manifest.content_id for p in nodes] for n, nodes in self.inputs.items()}
+        return node_key(self.stage, self.version, self.spec, contents)
 
     @property
     def loads(self) -> str:

@@ -72,7 +72,7 @@ def write(plan: Plan, name: str, command: str, store: Store, keep_weights: KeepW
             "slug": node.slug,
             "version": node.version,
             "spec": canonical(node.spec),
-            "inputs": {group: [p.key for p in parents] for group, parents in node.inputs.items()},
+            "inputs": node.input_keys,
             "uses": {group: [p.key for p in parents] for group, parents in node.uses.items()},
         }
         for key, node in plan.nodes.items()

@@ -106,7 +106,8 @@ class Retention:
             judged = [(rate, self._has_weights(key), key) for rate, key in rates if rate is not None]
             there = [cell for cell in judged if cell[1]]
             if there:
-                kept.append((max(there)[2], max(there)[0] == max(judged)[0]))
+                rate, _, key = max(there)
+                kept.append((key, rate == max(judged)[0]))
             elif not judged:
                 kept += [(cell["train"], True) for cell in cells]
         return kept

@@ -181,11 +181,9 @@ class Schedule:
         """Whether a living process is at the node, or at one of equal content."""
         if self.store.owner(node.key) is not None:
             return True
-        artifacts = {parent.key: self.store.find(parent.stage, parent.key) for parent in node.parents}
-        if any(artifact is None for artifact in artifacts.values()):
-            return False
-        contents = {n: [artifacts[p.key].manifest.content_id for p in ps] for n, ps in node.inputs.items()}  # type: ignore[union-attr]
-        return self.store.owner(node.key_with(contents)) is not None
+        found = {parent.key: self.store.find(parent.stage, parent.key) for parent in node.parents}
+        artifacts = {key: artifact for key, artifact in found.items() if artifact is not None}
+        return len(artifacts) == len(found) and self.store.owner(node.content_key(artifacts)) is not None
 
     def _finish(self, key: str) -> None:
         """A node is there: what it alone held back can be done."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.claims import Owner
+from harness.keys import node_key
 from harness.perform import Ending, Failure
 from harness.plan import Node, Plan
 from harness.schedule import ATTEMPTS, Schedule
@@ -255,7 +256,7 @@ def test_a_node_of_equal_content_in_other_hands_is_followed_by_its_content(store
     rows, trained, *_ = cell("a")
     store.put(rows, content="same", rows=2)
     s = schedule(store, rows, trained, found=[rows])
-    content = trained.key_with({"pairs": ["same"]})
+    content = node_key(trained.stage, trained.version, trained.spec, {"pairs": ["same"]})
     store.held.add(content)
     s.settle(taken(s), Ending(how="deferred"))
     assert not s.poll()

@@ -41,7 +41,7 @@ def publish(node: Node, store: Store, artifacts: dict[str, Artifact]) -> None:
     """A finished node, as `harness.perform` leaves it."""
     outcome = Outcome(rows=Rows(taken=16, kept=16), measures={"win_rate": 0.5, "steps": 4})
     made = {"versions": {"torch": "2"}, "threads": 1, "seconds": 1.0}
-    content = node.key_with({n: [artifacts[p.key].manifest.content_id for p in ps] for n, ps in node.inputs.items()})
+    content = node.content_key(artifacts)
     with store.claim(node.key) as work:
         for number in range(3):
             (work / f"{number}.parquet").write_bytes(bytes(100))
