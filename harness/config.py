@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, Union
 
 from harness.cluster import SlurmConfig
 from harness.errors import ConfigError
+from harness.judges.config import AnyJudgeConfig, check_judge
 from harness.positions import check_pair
 
 T = TypeVar("T")
@@ -225,16 +226,6 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeConfig:
-    """Who compares two answers."""
-
-    name: str
-    """Short name; not part of any key."""
-    engine: Literal["embedded", "shorter"]
-    """`embedded`: the proxy of `harness.engines.proxy_judge`; `shorter`: the answer with fewer words, for controls."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
     """Where the work runs; never part of a key."""
 
@@ -259,7 +250,7 @@ class Config:
     loss: LossConfig
     train: TrainConfig
     evaluate: EvaluateConfig
-    judge: JudgeConfig
+    judge: AnyJudgeConfig
     n: int
     """Sample size: pairs are made from the first n samples of the pool."""
 
@@ -350,11 +341,13 @@ def _values(hint: Any, value: Any, path: str) -> Any:
 
 
 def _named(kinds: Sequence[Any], value: Any, path: str) -> Any:
-    """The dataclass, of several, whose `name` a group has."""
-    names = {name: kind for kind in kinds for name in typing.get_args(typing.get_type_hints(kind)["name"])}
-    name = value.get("name") if isinstance(value, Mapping) else value
+    """The dataclass, of several, that a group means: by the first field of them all that has its choices listed."""
+    hints = {kind: typing.get_type_hints(kind) for kind in kinds}
+    field = next(n for n in hints[kinds[0]] if all(typing.get_origin(h.get(n)) is Literal for h in hints.values()))
+    names = {name: kind for kind in kinds for name in typing.get_args(hints[kind][field])}
+    name = value.get(field) if isinstance(value, Mapping) else value
     if name not in names:
-        raise ConfigError(f"{path}.name: {name!r} is not valid; choose one of {', '.join(names)}")
+        raise ConfigError(f"{path}.{field}: {name!r} is not valid; choose one of {', '.join(names)}")
     return names[name]
 
 
@@ -390,6 +383,7 @@ def check(config: Config) -> Config:
             "only robust uses it"
         )
     _check_imports(config)
+    check_judge(config.judge)
     if config.policy.source == "hub" and not re.fullmatch(r"[0-9a-f]{40}", config.policy.revision or ""):
         raise ConfigError(
             f"policy.revision: {config.policy.revision!r} is no commit; expected its 40 hex digits, since a branch or "

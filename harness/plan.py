@@ -12,6 +12,7 @@ from harness import prompts as prompt_files
 from harness.config import Config, PromptsConfig, trains, used
 from harness.engines.embedding import find_model_folder
 from harness.errors import ConfigError
+from harness.judges.engines import plan_judge
 from harness.keys import digest, node_key
 from harness.packages import content_hash, package_folder
 from harness.positions import POSITIONS
@@ -242,8 +243,6 @@ class _Builder:
 
     def finish(self, config: Config, rows: Node | None) -> Point:
         """Training, or what was imported instead, and evaluation of a cell."""
-        if config.judge.engine == "embedded":
-            find_model_folder()
         instructions = load_held_out(config)
         frozen = self.prompts(instructions, config.evaluate.name)
         own = self.own(config, rows)
@@ -257,12 +256,14 @@ class _Builder:
         else:
             given = load_references(config)
             references = self.prompts(given, f"{config.evaluate.name}-references")
+        judging = plan_judge(config.judge)
         verdicts = self.node(
             stage="judge",
             slug=_slug(config.judge.name, *answers.slug.split("-")),
-            spec=judge.Spec(engine=config.judge.engine),
+            spec=judging.spec,
             inputs={"answers": (answers,), "references": (references,)},
             uses={"instructions": (frozen,)},
+            params=judging.params,
             units=len(instructions.prompts),
         )
         return Point(config=config, nodes={**own, "respond": answers, "judge": verdicts})

@@ -98,9 +98,25 @@ VERDICTS = pa.schema(
         ("preference_second", pa.float64()),
         ("preference", pa.float64()),
         ("same_text", pa.bool_()),
+        ("failure", pa.string()),
+        ("len_model", pa.int32()),
+        ("len_reference", pa.int32()),
     ]
 )
-
+JUDGEMENTS = pa.schema(
+    [
+        _ID,
+        ("index", pa.int32()),
+        ("reference_first", pa.bool_()),
+        ("preference", pa.float64()),
+        ("answer", pa.string()),
+        ("logprobs", pa.list_(pa.struct([("token", pa.string()), ("logprob", pa.float64())]))),
+        ("failure", pa.string()),
+        ("prompt_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+    ]
+)
+COMPARED = pa.schema([_ID, ("preference", pa.float64())])
 
 IMPORTED_RESPONSES = pa.schema(
     [_ID, _SAMPLE, ("text", pa.string()), ("token_ids", _TOKENS), ("finish_reason", pa.string())]

@@ -182,7 +182,9 @@ def test_the_composed_keys_are_the_fields_of_the_dataclasses() -> None:
 
 
 def documented(kind: type[Any]) -> set[type[Any]]:
-    nested = {hint for hint in typing.get_type_hints(kind).values() if is_dataclass(hint) and isinstance(hint, type)}
+    hints = typing.get_type_hints(kind).values()
+    choices = {choice for hint in hints for choice in (typing.get_args(hint) or (hint,))}
+    nested = {choice for choice in choices if is_dataclass(choice) and isinstance(choice, type)}
     return {kind}.union(*(documented(inner) for inner in nested))
 
 

@@ -1,58 +1,148 @@
-"""Verdicts: each answer against its reference, in both orders."""
+"""Verdicts: each answer against its reference, in both orders unless the judge is asked for one."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from harness import tables
+from harness.errors import PrefsweepError
+from harness.judges import Comparison, Judge, Judgement, engines
+from harness.judges.order import reference_first
 from harness.stages import Context, Outcome
 from harness.store import Rows
 
 VERSION = 1
 
+TIE = Judgement(preference=0.5)
+"""Of two answers with one text, which no judge is asked about."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
-    """Who judges."""
+class Match:
+    """An answer and its reference."""
 
-    engine: str
+    index: int
+    """The instruction's place in its set; of AlpacaEval 2 its official number."""
+    prompt_id: str
+    instruction: str
+    answer: str
+    reference: str
+
+    @property
+    def same_text(self) -> bool:
+        return self.answer == self.reference
+
+    def shown(self, *, reference_first: bool) -> Comparison:
+        """The comparison in one of its orders."""
+        texts = (self.reference, self.answer) if reference_first else (self.answer, self.reference)
+        return Comparison(
+            prompt_id=self.prompt_id,
+            instruction=self.instruction,
+            first=texts[0],
+            second=texts[1],
+            reversed=reference_first,
+        )
 
 
-def run(context: Context, spec: Spec) -> Outcome:
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What became of one match."""
+
+    match: Match
+    answer_first: Judgement | None
+    """None where that order was not asked."""
+    reference_first: Judgement | None
+
+    @property
+    def asked(self) -> list[tuple[bool, Judgement]]:
+        """The judgements, each with whether the reference was shown first."""
+        both = ((False, self.answer_first), (True, self.reference_first))
+        return [(reversed_, judgement) for reversed_, judgement in both if judgement is not None]
+
+    @property
+    def failure(self) -> str | None:
+        """Why the match has no preference. One failed order is enough: the other alone is biased by its place."""
+        return next((judgement.failure for _, judgement in self.asked if judgement.failure), None)
+
+    def side(self, *, reference_first: bool) -> float | None:
+        """Probability that the answer is better in one order; NaN if that failed, None if it was not asked."""
+        judgement = self.reference_first if reference_first else self.answer_first
+        if judgement is None:
+            return None
+        if judgement.preference is None:
+            return float("nan")
+        return 1.0 - judgement.preference if reference_first else judgement.preference
+
+    @property
+    def preference(self) -> float:
+        """Probability that the answer beats its reference, over the orders that were asked; NaN if one failed."""
+        if self.match.same_text:
+            return 0.5
+        sides = (self.side(reference_first=False), self.side(reference_first=True))
+        given = [side for side in sides if side is not None]
+        return sum(given) / len(given)
+
+
+def run(context: Context, spec: Any) -> Outcome:
     """Judge every instruction that both sides answered; an answer equal to its reference is a tie by definition.
 
-    A judgement that is no number is kept as NaN in the table, counted as `failed_judgement`, and in no win rate.
+    A judgement that failed is kept with its reason, counted as `failed_judgement`, and in no win rate.
+
+    Raises:
+        PrefsweepError: the judge cannot be asked, or more of its judgements failed than `max_failed_share` allows.
     """
-    answers = {r["prompt_id"]: r["text"] for r in context.input("answers").table("answers").to_pylist()}
-    references = _references(context)
     instructions = context.input("instructions").table("prompts").to_pylist()
-    both = [(i, p) for i, p in enumerate(instructions) if p["prompt_id"] in answers and p["prompt_id"] in references]
-    asked = [p["messages"][-1]["content"] for _, p in both]
-    ours = [answers[p["prompt_id"]] for _, p in both]
-    theirs = [references[p["prompt_id"]] for _, p in both]
-    untrained = context.input("references").manifest.stage == "respond"
-    judge = make_judge(spec)
-    with context.reporter.task(context.label, 2 * len(both), "verdicts") as task:
-        first = _compare(judge, asked, ours, theirs)
-        task.advance(len(both))
-        second = 1.0 - _compare(judge, asked, theirs, ours)
-        task.advance(len(both))
-    rows = [_row(i, p["prompt_id"], first[k], second[k], ours[k] == theirs[k]) for k, (i, p) in enumerate(both)]
+    matches = _matches(context, instructions)
+    with make_judge(spec, context) as judge:
+        verdicts = _judge(context, judge, matches)
+        measures = judge.measures()
+        label = judge.label
+    check_failures(verdicts, context.params.get("max_failed_share"))
+    rows = [_row(verdict) for verdict in verdicts]
     tables.write(tables.build(tables.VERDICTS, rows), context.work / "verdicts.parquet")
-    valid = np.array([r["preference"] for r in rows if np.isfinite(r["preference"])])
-    dropped = {"unanswered": len(instructions) - len(both), "failed_judgement": len(both) - len(valid)}
+    judgements = [row for verdict in verdicts for row in _judgement_rows(verdict)]
+    tables.write(tables.build(tables.JUDGEMENTS, judgements), context.work / "judgements.parquet")
+    failed = sum(verdict.failure is not None for verdict in verdicts)
+    dropped = {"unanswered": len(instructions) - len(matches), "failed_judgement": failed}
+    untrained = context.input("references").manifest.stage == "respond"
     return Outcome(
-        rows=Rows(taken=len(instructions), kept=len(valid), dropped={k: n for k, n in dropped.items() if n}),
+        rows=Rows(
+            taken=len(instructions), kept=len(verdicts) - failed, dropped={k: n for k, n in dropped.items() if n}
+        ),
         measures={
-            "label": judge.label,
-            "win_rate": float(valid.mean()) if len(valid) else None,
-            "ties": int((valid == 0.5).sum()),
-            "order_disagreement": int(((first - 0.5) * (second - 0.5) < 0).sum()),
+            "label": label,
+            **summary(verdicts),
             # Only against the untrained policy's answers is a difference a change.
-            "share_changed": float(np.mean([not r["same_text"] for r in rows])) if rows and untrained else None,
+            "share_changed": float(np.mean([not m.same_text for m in matches])) if matches and untrained else None,
+            **measures,
         },
     )
+
+
+def make_judge(spec: Any, context: Context) -> AbstractContextManager[Judge]:
+    """The judge of a spec."""
+    return engines.open_judge(spec, context)
+
+
+def _matches(context: Context, instructions: Sequence[Mapping[str, Any]]) -> list[Match]:
+    """The instructions that both sides answered."""
+    answers = {r["prompt_id"]: r["text"] for r in context.input("answers").table("answers").to_pylist()}
+    references = _references(context)
+    return [
+        Match(
+            index=index,
+            prompt_id=prompt["prompt_id"],
+            instruction=prompt["messages"][-1]["content"],
+            answer=answers[prompt["prompt_id"]],
+            reference=references[prompt["prompt_id"]],
+        )
+        for index, prompt in enumerate(instructions)
+        if prompt["prompt_id"] in answers and prompt["prompt_id"] in references
+    ]
 
 
 def _references(context: Context) -> dict[str, str]:
@@ -62,26 +152,101 @@ def _references(context: Context) -> dict[str, str]:
     return {r["prompt_id"]: r["answer"] for r in artifact.table("prompts").to_pylist() if r["answer"] is not None}
 
 
-def _compare(judge: Any, instructions: list[str], first: list[str], second: list[str]) -> Any:
-    """Probability that the first answer is better, [instructions]."""
-    return np.asarray(judge.compare(instructions, first, second), dtype=np.float64) if first else np.zeros(0)
+def _judge(context: Context, judge: Judge, matches: Sequence[Match]) -> list[Verdict]:
+    """The verdicts, in the order of the matches."""
+    asked = [match for match in matches if not match.same_text]
+    orders = {
+        reversed_: [m for m in asked if judge.order == "both" or reference_first(m.instruction) == reversed_]
+        for reversed_ in (False, True)
+    }
+    comparisons = [m.shown(reference_first=reversed_) for reversed_, chosen in orders.items() for m in chosen]
+    with context.reporter.task(context.label, len(comparisons), "judgements") as task:
+        said = judge.judge(comparisons, task.advance)
+    found = {(c.prompt_id, c.reversed): judgement for c, judgement in zip(comparisons, said, strict=True)}
+    return [
+        Verdict(match=m, answer_first=TIE, reference_first=TIE)
+        if m.same_text
+        else Verdict(
+            match=m, answer_first=found.get((m.prompt_id, False)), reference_first=found.get((m.prompt_id, True))
+        )
+        for m in matches
+    ]
 
 
-def _row(index: int, prompt_id: str, first: float, second: float, same: bool) -> dict[str, Any]:
-    """A probability is counted as it is, both orders averaged."""
+def check_failures(verdicts: Sequence[Verdict], allowed: float | None) -> None:
+    """Refuse a result of which too much is missing.
+
+    Raises:
+        PrefsweepError: names how many failed, why, and the most frequent reason's own words.
+    """
+    reasons = failures(verdicts)
+    if allowed is None or sum(reasons.values()) <= allowed * len(verdicts):
+        return
+    said = ", ".join(f"{reason} {number}" for reason, number in reasons.items())
+    raise PrefsweepError(
+        f"judge: {sum(reasons.values())} of {len(verdicts)} comparisons failed ({said}), more than "
+        f"judge.max_failed_share={allowed:g} allows"
+    )
+
+
+def failures(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """Failed matches by reason, the most frequent first."""
+    return dict(Counter(verdict.failure for verdict in verdicts if verdict.failure is not None).most_common())
+
+
+def summary(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """What is reported of the verdicts, failed ones left out.
+
+    `position_bias` is the mean preference for the answer shown first, less one half, over matches whose texts differ
+    and that were judged in both orders; None where there are none.
+    """
+    valid = [verdict for verdict in verdicts if verdict.failure is None]
+    preferences = np.array([verdict.preference for verdict in valid])
+    sides = [(v.side(reference_first=False), v.side(reference_first=True)) for v in valid if not v.match.same_text]
+    both = np.array([pair for pair in sides if None not in pair], dtype=np.float64).reshape(-1, 2)
+    towards_first = (both[:, 0] - both[:, 1]) / 2
+    spread = float(towards_first.std(ddof=1) / np.sqrt(len(both))) if len(both) > 1 else None
     return {
-        "prompt_id": prompt_id,
-        "index": index,
-        "preference_first": float(first),
-        "preference_second": float(second),
-        "preference": 0.5 if same else float((first + second) / 2),
-        "same_text": same,
+        "win_rate": float(preferences.mean()) if len(preferences) else None,
+        "ties": int((preferences == 0.5).sum()),
+        "order_disagreement": int(((both[:, 0] - 0.5) * (both[:, 1] - 0.5) < 0).sum()),
+        "position_bias": float(towards_first.mean()) if len(both) else None,
+        "position_bias_standard_error": spread,
+        "failures": failures(verdicts),
     }
 
 
-def make_judge(spec: Spec) -> Any:
-    """The judge of a spec: `label` and `compare(instructions, answers_a, answers_b)`."""
-    from harness.engines.embedding import shared_encoder
-    from harness.engines.proxy_judge import ProxyJudge, ShorterJudge
+def _row(verdict: Verdict) -> dict[str, Any]:
+    """A probability is counted as it is, both orders averaged."""
+    match = verdict.match
+    return {
+        "prompt_id": match.prompt_id,
+        "index": match.index,
+        "preference_first": verdict.side(reference_first=False),
+        "preference_second": verdict.side(reference_first=True),
+        "preference": verdict.preference,
+        "same_text": match.same_text,
+        "failure": verdict.failure,
+        "len_model": len(match.answer),
+        "len_reference": len(match.reference),
+    }
 
-    return ProxyJudge(shared_encoder()) if spec.engine == "embedded" else ShorterJudge()
+
+def _judgement_rows(verdict: Verdict) -> list[dict[str, Any]]:
+    """What the judge said, one row for each time that it was asked."""
+    if verdict.match.same_text:
+        return []
+    return [
+        {
+            "prompt_id": verdict.match.prompt_id,
+            "index": verdict.match.index,
+            "reference_first": reversed_,
+            "preference": verdict.side(reference_first=reversed_),
+            "answer": judgement.answer,
+            "logprobs": [{"token": t, "logprob": p} for t, p in (judgement.logprobs or {}).items()],
+            "failure": judgement.failure,
+            "prompt_tokens": judgement.prompt_tokens,
+            "completion_tokens": judgement.completion_tokens,
+        }
+        for reversed_, judgement in verdict.asked
+    ]

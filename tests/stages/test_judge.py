@@ -1,15 +1,17 @@
 """The judge stage: both orders, ties, missing answers, and where references come from."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from harness.judges.compared import ComparingJudge, Spec
 from harness.stages import Context, Outcome
 from harness.stages import judge as judge_stage
-from harness.stages.judge import Spec, run
+from harness.stages.judge import run
 from harness.store import Artifact
 from tests.artifacts import Shelf, adds_up, written
 
@@ -40,7 +42,9 @@ def shelf(tmp_path: Path) -> Shelf:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeJudge:
     judge = FakeJudge()
-    monkeypatch.setattr(judge_stage, "make_judge", lambda spec: judge)
+    monkeypatch.setattr(
+        judge_stage, "make_judge", lambda spec, context: nullcontext(ComparingJudge(judge, context.work / "compared"))
+    )
     return judge
 
 
@@ -76,6 +80,8 @@ def test_a_bias_for_the_first_place_averages_out(shelf: Shelf, fake: FakeJudge) 
     assert [r["preference_second"] for r in rows] == pytest.approx([0.5, 0.2, 0.8])
     assert outcome.measures["win_rate"] == pytest.approx(2 / 3)
     assert outcome.measures["order_disagreement"] == 1
+    assert outcome.measures["position_bias"] == pytest.approx(0.2)
+    assert outcome.measures["position_bias_standard_error"] == pytest.approx(0.0, abs=1e-12)
 
 
 def test_identical_answers_are_ties_whatever_the_judge_says(shelf: Shelf, fake: FakeJudge) -> None:
@@ -140,3 +146,31 @@ def test_a_judgement_that_is_no_number_is_counted_and_in_no_win_rate(shelf: Shel
     assert adds_up(outcome.rows, 3, 2, failed_judgement=1)
     assert outcome.measures["win_rate"] == pytest.approx(0.7)
     assert [np.isnan(row["preference"]) for row in written(context, "verdicts")] == [True, False, False]
+    assert [row["failure"] for row in written(context, "verdicts")] == ["no_number", None, None]
+    assert outcome.measures["failures"] == {"no_number": 1}
+
+
+def test_every_judgement_is_kept_with_its_order_and_the_lengths_of_both_texts(shelf: Shelf, fake: FakeJudge) -> None:
+    fake.bias = 0.1
+    _, context = judged(shelf, {"a": "3", "b": "10", "c": "5"}, {"a": "1", "b": "9", "c": "5"})
+    rows = [(r["index"], r["reference_first"], r["preference"]) for r in written(context, "judgements")]
+    expected = [(0, False, 0.8), (0, True, 0.6), (1, False, 0.7), (1, True, 0.5)]
+    assert rows == [(i, first, pytest.approx(preference)) for i, first, preference in expected]
+    assert [(r["len_model"], r["len_reference"]) for r in written(context, "verdicts")] == [(1, 1), (2, 1), (1, 1)]
+
+
+def test_judgements_kept_in_shards_are_not_asked_for_again(shelf: Shelf, fake: FakeJudge) -> None:
+    context = shelf.context(
+        answers=shelf.answers({"a": "3", "b": "4", "c": "5"}),
+        references=shelf.answers({"a": "0", "b": "1", "c": "2"}),
+        instructions=shelf.prompts(QUESTIONS),
+    )
+    matches = judge_stage._matches(context, context.input("instructions").table("prompts").to_pylist())
+    comparisons = [m.shown(reference_first=first) for first in (False, True) for m in matches]
+    folder = context.work / "compared"
+    whole = ComparingJudge(fake, folder, shard=2).judge(comparisons, lambda _: None)
+    assert [len(asked[0]) for asked in fake.asked] == [2, 1, 2, 1]
+    (folder / "000003.parquet").unlink()  # of four, the third was not written when the process was killed
+    again = ComparingJudge(fake, folder, shard=2).judge(comparisons, lambda _: None)
+    assert again == whole
+    assert len(fake.asked) == 5

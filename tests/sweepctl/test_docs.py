@@ -20,6 +20,7 @@ from tests.sweepctl.conftest import Desk
 PAGE = (Path(__file__).parents[2] / "docs" / "store.md").read_text()
 
 TYPES = {"messages": pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])), "bool": pa.bool_()}
+TYPES |= {"logprobs": pa.list_(pa.struct([("token", pa.string()), ("logprob", pa.float64())]))}
 TYPES |= {"string": pa.string(), "int32": pa.int32(), "double": pa.float64(), "int32[]": pa.list_(pa.int32())}
 
 SCHEMAS = {
@@ -38,6 +39,8 @@ SCHEMAS = {
     ("train", "training.parquet"): tables.TRAINING,
     ("respond", "answers/"): tables.ANSWERS,
     ("judge", "verdicts.parquet"): tables.VERDICTS,
+    ("judge", "judgements.parquet"): tables.JUDGEMENTS,
+    ("judge", "compared/"): tables.COMPARED,
 }
 
 
