@@ -80,8 +80,8 @@ def test_a_bias_for_the_first_place_averages_out(shelf: Shelf, fake: FakeJudge) 
     assert [r["preference_second"] for r in rows] == pytest.approx([0.5, 0.2, 0.8])
     assert outcome.measures["win_rate"] == pytest.approx(2 / 3)
     assert outcome.measures["order_disagreement"] == 1
-    assert outcome.measures["position_bias"] == pytest.approx(0.2)
-    assert outcome.measures["position_bias_standard_error"] == pytest.approx(0.0, abs=1e-12)
+    assert outcome.measures["position_bias"] == pytest.approx((0.2 + 0.2 + 0.1) / 3)
+    assert outcome.measures["position_bias_standard_error"] == pytest.approx(1 / 30)
 
 
 def test_identical_answers_are_ties_whatever_the_judge_says(shelf: Shelf, fake: FakeJudge) -> None:
