@@ -1,0 +1,205 @@
+"""A language model behind an OpenAI-compatible server, asked as alpaca_eval asks.
+
+The prompt, the order of the single-order mode, and what is read out of the log-probabilities are those of alpaca_eval
+0.6.6 (`tests.judges.test_fidelity` runs both against one server). Its own annotator is not used for asking: it gives
+up on any status but a rate limit, loses what it has paid for in a chunk when it does, has no budget, and drops what
+failed.
+"""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from harness.errors import ConfigError
+from harness.judges import Comparison, Judge, Judgement, Order, Planned, cost, parsers, prompt
+from harness.judges.asking import Asking, Question
+from harness.judges.client import Client
+from harness.judges.config import OpenAIJudgeConfig
+from harness.judges.cost import Tokens
+from harness.judges.journal import FOLDER, Entry, Journal
+from harness.keys import canonical, digest
+from harness.stages import Context
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What decides a verdict."""
+
+    engine: str
+    model: str
+    revision: str | None
+    served_as: str | None
+    prompt: str
+    """Hash of the prompt's messages."""
+    parser: str
+    order: Order
+    temperature: float
+    max_new_tokens: int
+    top_logprobs: int | None
+    """None where no log-probabilities are asked for."""
+    extra_body: Mapping[str, Any]
+
+    @property
+    def judge_id(self) -> str:
+        """Names what was asked and how, whatever the order: both modes share their answers."""
+        return digest({name: value for name, value in canonical(self).items() if name != "order"})
+
+
+def plan(config: OpenAIJudgeConfig) -> Planned:
+    """A server's judge.
+
+    Raises:
+        ConfigError: the prompt cannot be used.
+    """
+    template = prompt.load(config.prompt)
+    spec = Spec(
+        engine=config.engine,
+        model=config.model,
+        revision=config.revision,
+        served_as=config.served_as,
+        prompt=template.hash,
+        parser=config.parser,
+        order=config.order,
+        temperature=config.temperature,
+        max_new_tokens=config.max_new_tokens,
+        top_logprobs=config.top_logprobs if config.parser == "logprobs" else None,
+        extra_body=config.extra_body,
+    )
+    asking = ("base_url", "api_key_env", "concurrency", "timeout_seconds", "attempts", "max_failed_share")
+    spending = ("price_input", "price_output", "max_cost_usd", "max_tokens")
+    params = {name: getattr(config, name) for name in (*asking, *spending)}
+    return Planned(spec=spec, params={**params, "prompt": config.prompt, "template": template})
+
+
+def secret(params: Mapping[str, Any]) -> str | None:
+    """The key, out of the environment.
+
+    Raises:
+        ConfigError: it is not there; names the variable.
+    """
+    name = params["api_key_env"]
+    if name is None:
+        return None
+    if not (key := os.environ.get(name, "").strip()):
+        raise ConfigError(
+            f"judge.api_key_env: the environment variable {name} is not set; it must hold the key for "
+            f"{params['base_url']} (null for a server that asks for none)"
+        )
+    return key
+
+
+@contextmanager
+def open_judge(spec: Spec, context: Context) -> Iterator[Judge]:
+    """The judge behind the server that the parameters name."""
+    yield ServerJudge(spec, context, base_url=context.params["base_url"], key=secret(context.params))
+
+
+class ServerJudge:
+    """Asks a server, each question once."""
+
+    def __init__(self, spec: Spec, context: Context, *, base_url: str, key: str | None) -> None:
+        self.order: Order = spec.order
+        name = spec.model if spec.revision is None else f"{spec.model} ({spec.revision})"
+        orders = "both orders" if spec.order == "both" else "one order, as alpaca_eval draws it"
+        how = "log-probabilities" if spec.parser == "logprobs" else "answered text"
+        self._prompt_name = context.params["prompt"] if context.params["prompt"] == prompt.PUBLISHED else "own"
+        self.label = f"{name}, {self._prompt_name} prompt, {how}, {orders}"
+        self._spec, self._context, self._base_url, self._key = spec, context, base_url, key
+        self._budget = cost.budget(context.params)
+        self._entries: list[Entry] = []
+        self._asked = 0
+        self._paid = Tokens()
+
+    def judge(self, comparisons: Sequence[Comparison], advance: Callable[[int], None]) -> list[Judgement]:
+        """One judgement for each; what the store's journal holds is not asked again.
+
+        Raises:
+            ConfigError: the key, the model or the prompt is wrong.
+            PrefsweepError: the server cannot be asked, the budget would be exceeded, or too much failed.
+        """
+        template: prompt.Template = self._context.params["template"]
+        questions = [_question(template, c, self._spec.max_new_tokens) for c in comparisons]
+        folder = self._context.store / FOLDER / self._spec.judge_id
+        journal = Journal(folder, digest(sorted({question.request for question in questions})))
+        asking = Asking(self._client, journal, self._budget, self._read, self._served_as)
+        share = self._context.params["max_failed_share"]
+        asyncio.run(asking.ask(questions, self._context.params["concurrency"], share, advance))
+        self._asked, self._paid = asking.asked, asking.paid
+        found = [asking.outcome(question) for question in questions]
+        self._entries = [entry for entry in found if isinstance(entry, Entry)]
+        return [self._judgement(outcome) for outcome in found]
+
+    def _client(self) -> Client:
+        spec = self._spec
+        request: dict[str, Any] = {"model": spec.model, "temperature": spec.temperature}
+        if "max_completion_tokens" not in spec.extra_body:  # newer models of OpenAI refuse the older field
+            request["max_tokens"] = spec.max_new_tokens
+        if spec.top_logprobs is not None:
+            request |= {"logprobs": True, "top_logprobs": spec.top_logprobs}
+        params = self._context.params
+        return Client(
+            self._base_url,
+            self._key,
+            {**request, "extra_body": dict(spec.extra_body)},
+            timeout=params["timeout_seconds"],
+            attempts=params["attempts"],
+        )
+
+    def _served_as(self, model: str) -> bool:
+        """Whether a server's name of what answered is what was asked for; one with a date is a snapshot of it."""
+        if self._spec.served_as is not None:
+            return model == self._spec.served_as
+        return model == self._spec.model or model.startswith(f"{self._spec.model}-")
+
+    def _read(self, answer: str, logprobs: Mapping[str, float] | None) -> tuple[float | None, str | None]:
+        if self._spec.parser == "logprobs":
+            return parsers.from_logprobs(logprobs)
+        return parsers.from_text(answer)
+
+    def _judgement(self, outcome: Entry | str) -> Judgement:
+        if isinstance(outcome, str):
+            return Judgement(preference=None, failure=outcome)
+        preference, failure = self._read(outcome.answer, outcome.logprobs)
+        return Judgement(
+            preference=preference,
+            failure=failure,
+            answer=outcome.answer,
+            logprobs=outcome.logprobs,
+            prompt_tokens=outcome.prompt_tokens,
+            completion_tokens=outcome.completion_tokens,
+        )
+
+    def measures(self) -> Mapping[str, Any]:
+        """Who judged, and what it took: of all judgements here, and of those that were asked for in this run."""
+        tokens = sum(
+            (Tokens(prompt=e.prompt_tokens, completion=e.completion_tokens) for e in self._entries), start=Tokens()
+        )
+        return {
+            "served_models": dict(Counter(entry.model for entry in self._entries)),
+            "base_url": self._base_url,
+            "prompt": self._prompt_name,
+            "judgements": len(self._entries),
+            "judgements_asked": self._asked,
+            "prompt_tokens": tokens.prompt,
+            "completion_tokens": tokens.completion,
+            "tokens_estimated": sum(entry.estimated for entry in self._entries),
+            "cost_usd": self._budget.prices.cost(tokens),
+            "cost_usd_of_this_run": self._budget.prices.cost(self._paid),
+            "judge_versions": {"openai": metadata.version("openai")},
+        }
+
+
+def _question(template: prompt.Template, comparison: Comparison, max_new_tokens: int) -> Question:
+    messages = template.fill(comparison.instruction, comparison.first, comparison.second)
+    characters = sum(len(message["content"]) for message in messages)
+    return Question(
+        group=comparison.prompt_id,
+        request=digest(messages),
+        messages=messages,
+        expected=Tokens(prompt=cost.estimated_tokens(characters), completion=max_new_tokens),
+    )
