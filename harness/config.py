@@ -203,12 +203,16 @@ class EvaluateConfig:
 
     name: str
     """Short name; not part of any key."""
+    benchmark: Literal["alpaca_eval2"] | None
+    """Whose instructions these are, in its own order and numbering; None: a set of prompts."""
     path: str | None
-    """JSON-lines file like `prompts.path`; None means the embedded held-out set."""
+    """JSON-lines file like `prompts.path`; None means the embedded held-out set. Of a benchmark: its own file; None
+    means from the hub."""
     limit: int | None
     """Use only the first so many lines."""
     references: str | None
-    """JSON-lines file with `prompt` or `messages` and `answer`; None means the untrained policy's own answers."""
+    """JSON-lines file with `prompt` or `messages` and `answer`; None means the untrained policy's own answers. Of
+    AlpacaEval 2: `gpt4_1106_preview`, or a file of outputs in its form."""
     answers: str | None
     """Name under which `sweepctl import answers` keeps answers that are judged instead of a trained model's."""
     max_new_tokens: int

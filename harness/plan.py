@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness import imports
+from harness import benchmarks, imports
 from harness import prompts as prompt_files
 from harness.config import Config, PromptsConfig, trains, used
 from harness.engines.embedding import find_model_folder
@@ -209,7 +209,7 @@ class _Builder:
 
     def pool(self, config: Config) -> tuple[Node, list[Node], list[Node]]:
         """Policy, samples and rewards of a point, worked out once for all points that share them."""
-        held_out = (config.evaluate.path, config.evaluate.limit)
+        held_out = _held_out_of(config)
         shared = repr((config.policy, config.prompts, held_out, config.sampler, config.reward, config.n))
         if shared not in self.pools:
             start = len(self.asked)
@@ -511,13 +511,17 @@ def load_train_prompts(config: Config) -> PromptSet:
     Raises:
         ConfigError: none is left.
     """
-    return _train_prompts(config.prompts, config.evaluate.path, config.evaluate.limit)
+    return _train_prompts(config.prompts, _held_out_of(config))
+
+
+HeldOut = tuple[str | None, str | None, int | None]
+"""Benchmark, path and limit of an evaluation set."""
 
 
 @lru_cache(maxsize=64)
-def _train_prompts(settings: PromptsConfig, held_out: str | None, held_out_limit: int | None) -> PromptSet:
+def _train_prompts(settings: PromptsConfig, held_out: HeldOut) -> PromptSet:
     given = _load(settings.path, prompt_files.TRAIN, settings.limit, settings.duplicates, "prompts.path")
-    left = given.without(_held_out(held_out, held_out_limit), "in_evaluation_set")
+    left = given.without(_held_out(*held_out), "in_evaluation_set")
     if not left.prompts:
         raise ConfigError(f"prompts.path: all {len(given.prompts)} prompts also stand in the evaluation set")
     return left
@@ -525,10 +529,17 @@ def _train_prompts(settings: PromptsConfig, held_out: str | None, held_out_limit
 
 def load_held_out(config: Config) -> PromptSet:
     """The instructions of a point's evaluation."""
-    return _held_out(config.evaluate.path, config.evaluate.limit)
+    return _held_out(*_held_out_of(config))
 
 
-def _held_out(path: str | None, limit: int | None) -> PromptSet:
+def _held_out_of(config: Config) -> HeldOut:
+    return config.evaluate.benchmark, config.evaluate.path, config.evaluate.limit
+
+
+@lru_cache(maxsize=64)
+def _held_out(benchmark: str | None, path: str | None, limit: int | None) -> PromptSet:
+    if benchmark is not None:
+        return benchmarks.load_instructions(path, limit)
     return _load(path, prompt_files.HELD_OUT, limit, "error", "evaluate.path")
 
 
@@ -538,7 +549,12 @@ def load_references(config: Config) -> PromptSet:
     Raises:
         ConfigError: a line without an answer, or an instruction without a line.
     """
-    given = _load(config.evaluate.references, "", None, "error", "evaluate.references")
+    evaluate = config.evaluate
+    if evaluate.benchmark is not None:
+        official = evaluate.references == benchmarks.GPT4_1106_PREVIEW
+        path, key = (evaluate.path, "evaluate.path") if official else (evaluate.references, "evaluate.references")
+        return benchmarks.load_references(path, key, evaluate.limit)
+    given = _load(evaluate.references, "", None, "error", "evaluate.references")
     for prompt in given.prompts:
         if prompt.answer is None:
             raise ConfigError(f"evaluate.references: {prompt.source_id!r} has no 'answer'")
