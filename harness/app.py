@@ -12,6 +12,7 @@ from harness import dry_run, execute, record
 from harness.cluster import SlurmConfig, check_slurm
 from harness.config import ClusterConfig, Config, RunOptions, check, read
 from harness.errors import ConfigError
+from harness.judges.expected import check_asking
 from harness.plan import Plan, make_plan
 from harness.progress import Reporter
 from harness.retention import Retention
@@ -75,7 +76,9 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None,
         return 0
     store.prepare()
     dry_run.show(dry_run.counts(plan, store), reporter)
-    execute.check(plan, plan.found(store))
+    found = plan.found(store)
+    execute.check(plan, found)
+    check_asking(plan, found)
     command = shlex.join(["python", "-m", "harness", *sys.argv[1:]])
     recorded = record.write(plan, options.sweep, command, store, options.keep_weights)
     if recorded > len(plan.points) and options.sweep != record.SINGLE:

@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from harness.errors import ConfigError
+from harness.judges.expected import expected
 from harness.plan import STAGES, Node, Plan
 from harness.progress import Reporter
 from harness.store import Artifact, Store, usable_manifest
@@ -77,13 +78,15 @@ def _estimates(todo: Sequence[Node], store: Store) -> dict[str, Any]:
     rates = {stage: _rates(stage, nodes, store) for stage, nodes in by_stage.items()}
     unknown = [stage for stage in STAGES if stage in rates and rates[stage] is None]
     known = {stage: rate for stage, rate in rates.items() if rate is not None}
+    judging = expected(by_stage["judge"])
     return {
         "hours": {stage: rate[0] * _units(by_stage[stage]) / 3600 for stage, rate in known.items()},
         "disk_bytes": {stage: rate[1] * _units(by_stage[stage]) for stage, rate in known.items()},
         "no_estimate": unknown,
         "tokens_at_most": sum(node.spec.max_new_tokens * node.units for node in todo if node.stage in _GENERATING),
-        "judge_calls_at_most": sum(2 * node.units for node in by_stage["judge"]),
-        "judge_cost": 0.0,  # every judge that there is runs here
+        "judge_calls_at_most": judging.judgements,
+        "judge_tokens": judging.tokens.total,
+        "judge_cost": judging.cost_usd,
         "based_on": "this store's own manifests: one process, its machine" if known else "nothing: no stage was done",
     }
 
@@ -130,7 +133,7 @@ _COSTS: Mapping[str, tuple[str, ...]] = {
         "lora",
     ),
     "respond": ("max_new_tokens", "batch_size", "dtype"),
-    "judge": ("engine",),
+    "judge": ("engine", "model"),
 }
 """Settings that decide what a unit costs, beside the policy; the other stages cost next to nothing."""
 
@@ -166,8 +169,16 @@ def _show_estimates(estimates: Mapping[str, Any], reporter: Reporter) -> None:
         reporter.line(f"No figures yet for: {names} (this store has none with this policy and settings)")
     reporter.line(
         f"At most {estimates['tokens_at_most']:,} tokens to generate and {estimates['judge_calls_at_most']:,} "
-        "comparisons; the judge costs nothing: it runs here"
+        f"comparisons; {_judge_cost(estimates['judge_tokens'], estimates['judge_cost'])}"
     )
+
+
+def _judge_cost(tokens: int, cost: float | None) -> str:
+    """What the judge will cost, in words."""
+    if not tokens:
+        return "the judge costs nothing: it runs here"
+    price = "their price is not known (judge.price_input)" if cost is None else f"{cost:.2f} USD"
+    return f"about {tokens:,} tokens for the judge if no answer is shorter than its limit: {price}"
 
 
 def write(outline: Outline, folder: Path, reporter: Reporter) -> None:

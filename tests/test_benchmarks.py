@@ -3,7 +3,6 @@
 import gzip
 import json
 import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,8 +48,7 @@ def test_the_official_ids_are_805_and_distinct() -> None:
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("name", ["rows.json", "rows.json.gz"])
 def test_shuffled_rows_stand_in_official_order_with_their_numbers(tmp_path: Path, name: str) -> None:
-    shuffled = random.Random(1).sample(ROWS, len(ROWS))
-    path = write(tmp_path / name, shuffled)
+    path = write(tmp_path / name, [*ROWS[3:], *reversed(ROWS[:3])])
     instructions = load_instructions(path, None)
     assert [p.instruction for p in instructions.prompts] == [row["instruction"] for row in ROWS]
     assert [p.source_id for p in instructions.prompts] == list("012345")

@@ -62,15 +62,19 @@ class Budget:
         """
         if self.max_tokens is not None and spent.total + expected.total > self.max_tokens:
             raise BudgetError(
-                f"judge.max_tokens: {what} about {expected.total:,} tokens on top of {spent.total:,} spent in this "
-                f"store, more than {self.max_tokens:,}"
+                f"judge.max_tokens: {what} about {expected.total:,} tokens{_after(f'{spent.total:,}', spent)}, more "
+                f"than {self.max_tokens:,}"
             )
         cost = self.prices.cost(spent + expected)
         if self.max_cost_usd is not None and cost is not None and cost > self.max_cost_usd:
             raise BudgetError(
-                f"judge.max_cost_usd: {what} about {self.prices.cost(expected):.2f} USD on top of "
-                f"{self.prices.cost(spent):.2f} USD spent in this store, more than {self.max_cost_usd:.2f}"
+                f"judge.max_cost_usd: {what} about {self.prices.cost(expected):.2f} USD"
+                f"{_after(f'{self.prices.cost(spent):.2f} USD', spent)}, more than {self.max_cost_usd:.2f}"
             )
+
+
+def _after(amount: str, spent: Tokens) -> str:
+    return f" on top of {amount} spent in this store" if spent.total else ""
 
 
 def budget(params: Mapping[str, Any]) -> Budget:

@@ -52,7 +52,6 @@ class Journal:
         self._entries: dict[str, Entry] = {}
         self._failures: dict[str, Entry] = {}
         self._read: dict[Path, int] = {}
-        folder.mkdir(parents=True, exist_ok=True)
         self._drop_torn_line()
         self.refresh()
 
@@ -108,6 +107,7 @@ class Journal:
         yield from whole.splitlines()
 
     def _append(self, line: Mapping[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
             file.write(json.dumps(line, ensure_ascii=True).encode() + b"\n")
             file.flush()

@@ -137,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "quota":
             return self._refuse(429, "You exceeded your quota", code="insufficient_quota")
         if fault == "retry_after":
-            return self._refuse(429, "slower", headers={"Retry-After": "1"})
+            return self._refuse(429, "slower", headers={"Retry-After": "0.2"})
         if fault == "hang":
             time.sleep(30)
             return False

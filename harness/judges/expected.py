@@ -1,0 +1,107 @@
+"""What the judgements of a plan will take, before anything is asked."""
+
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.judges import cost
+from harness.judges.cost import Tokens
+from harness.judges.openai_server import secret
+
+if TYPE_CHECKING:
+    from harness.plan import Node, Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What all judgements of some nodes will take; answers that are not there yet count in full length."""
+
+    judgements: int
+    tokens: Tokens
+    """Of judges that are asked by tokens, an estimate by length; others take none."""
+    cost_usd: float | None
+    """None where any price is not known."""
+
+
+def expected(nodes: "Iterable[Node]") -> Expected:
+    """What the judge nodes among some will take, if nothing of it was answered before."""
+    judgements, tokens, known = 0, Tokens(), 0.0
+    prices_known = True
+    for node in nodes:
+        if node.stage != "judge":
+            continue
+        judgements += node.units * _orders(node)
+        if not _is_asked(node):
+            continue
+        own = _tokens(node, full=True)
+        tokens += own
+        price = cost.budget(node.params).prices.cost(own)
+        known, prices_known = known + (price or 0.0), prices_known and price is not None
+    return Expected(judgements=judgements, tokens=tokens, cost_usd=known if prices_known else None)
+
+
+def check_asking(plan: "Plan", found: Container[str]) -> None:
+    """Refuse, before any work, what could not be judged at its end.
+
+    The budget is checked against the least that the whole plan can take, with empty answers, whoever asks what of it;
+    each node checks it again, by its texts and by what was spent, before it asks anything and before each question.
+
+    Args:
+        found: keys of the nodes that are done.
+
+    Raises:
+        ConfigError: no key in the environment.
+        BudgetError: all judgements together go beyond what the judge may take.
+    """
+    by_judge: defaultdict[str, list[Node]] = defaultdict(list)
+    for node in plan.nodes.values():
+        if node.stage == "judge" and _is_asked(node):
+            by_judge[node.spec.judge_id].append(node)
+    for asked in by_judge.values():
+        if all(node.key in found for node in asked):
+            continue
+        params = asked[-1].params
+        if "api_key_env" in params:
+            secret(params)
+        tokens = sum((_tokens(node, full=False) for node in asked), start=Tokens())
+        number = sum(node.units * _orders(node) for node in asked)
+        cost.budget(params).check(Tokens(), tokens, f"{number} judgements would, with empty answers, take")
+
+
+def _is_asked(node: "Node") -> bool:
+    """Whether a judge is asked by tokens."""
+    return "template" in node.params
+
+
+def _orders(node: "Node") -> int:
+    return 1 if getattr(node.spec, "order", "both") == "seeded" else 2
+
+
+def _tokens(node: "Node", *, full: bool) -> Tokens:
+    """Tokens of a node's judgements, with answers that are not there yet in full length, or empty."""
+    (instructions,), (answers,), (references,) = (
+        node.uses["instructions"],
+        node.inputs["answers"],
+        node.inputs["references"],
+    )
+    prompts = instructions.params["prompts"].prompts
+    template = sum(len(content) for _, content in node.params["template"].messages)
+    asked = cost.estimated_tokens(template * len(prompts) + sum(len(p.instruction) for p in prompts))
+    given = _given_answers(references.params, {p.prompt_id for p in prompts})
+    if given is None:
+        given = references.spec.max_new_tokens * len(prompts) if full else 0
+    # How long imported answers are is known when they are judged; as long as their references is a guess.
+    answered = (answers.spec.max_new_tokens * len(prompts) or given) if full else 0
+    orders = _orders(node)
+    return Tokens(
+        prompt=orders * (asked + given + answered),
+        completion=orders * len(prompts) * node.spec.max_new_tokens,
+    )
+
+
+def _given_answers(params: Mapping[str, Any], wanted: set[str]) -> int | None:
+    """Tokens of reference answers that are given; None where the policy is still to give them."""
+    if "prompts" not in params:
+        return None
+    return cost.estimated_tokens(sum(len(p.answer or "") for p in params["prompts"].prompts if p.prompt_id in wanted))
