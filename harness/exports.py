@@ -65,7 +65,7 @@ def export_cell(store: Store, text: str, target: Path, form: Format) -> int:
     rows, why = _rows_of(store, cell)
     if rows is None:
         raise PrefsweepError(f"cell {cell.slug}-{cell.key}: {why}")
-    with _new_folder(target) as folder:
+    with new_folder(target) as folder:
         return _write(store, cell, rows, folder, form)
 
 
@@ -79,7 +79,7 @@ def export_sweep(store: Store, name: str, target: Path, form: Format) -> list[di
     cells = {cell.key: cell for cell in _cells(store, name)}
     varying = _varying([point["config"] for point in points])
     first: dict[str, str] = {}
-    with _new_folder(target) as folder:
+    with new_folder(target) as folder:
         index = []
         for cell in cells.values():
             rows, why = _rows_of(store, cell)
@@ -274,7 +274,7 @@ def _inert(value: Any) -> Any:
 
 
 @contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path) -> Iterator[Path]:
     """A folder beside `target` that takes its name once everything is in it.
 
     Raises:

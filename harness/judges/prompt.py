@@ -67,6 +67,11 @@ def load(prompt: str) -> Template:
     return parse(text, prompt)
 
 
+def text(template: Template) -> str:
+    """A template as it stands in a file."""
+    return "\n".join(f"<|im_start|>{role}\n{content}\n<|im_end|>" for role, content in template.messages)
+
+
 def parse(text: str, name: str) -> Template:
     """Cut a text into its messages, as alpaca_eval does.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from harness import exports, imports
 from harness.errors import PrefsweepError
+from harness.export_answers import export_answers
 from harness.progress import Reporter
 from harness.stages.imported import KINDS
 from harness.store import Store
@@ -26,13 +27,18 @@ def register(commands: Commands) -> None:
         commands,
         "export",
         export,
-        "write preference rows as a Hugging Face dataset or JSON lines",
-        "docs/import-export.md lists the columns.",
+        "write preference rows as a Hugging Face dataset or JSON lines, or judged answers in alpaca_eval's files",
+        "docs/import-export.md lists the columns; docs/evaluation.md those of alpaca_eval's files.",
     )
     parser.add_argument(
         "cell", nargs="?", metavar="CELL", help="key of a training or of its rows, its beginning, or its folder"
     )
     parser.add_argument("--sweep", metavar="NAME", help="every cell of a sweep instead, with an index.csv")
+    parser.add_argument(
+        "--answers",
+        action="store_true",
+        help="the judged answers instead, in alpaca_eval's files: model_outputs.json, annotations.json, ...",
+    )
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write; must not be there yet")
     parser.add_argument("--format", choices=("hf", "jsonl"), default="hf", help="hf: datasets.load_from_disk reads it")
     parser = add(
@@ -56,6 +62,11 @@ def export(options: argparse.Namespace) -> int:
     store = open_store(options)
     if (options.cell is None) == (options.sweep is None):
         raise PrefsweepError("export: expected either the key of a cell, or --sweep NAME")
+    if options.answers:
+        if options.sweep is not None:
+            raise PrefsweepError("export --answers: expected the key of a cell or of a judge node, not --sweep")
+        say(f"wrote {count(export_answers(store, options.cell, options.to), 'answer')} to {options.to}")
+        return 0
     if options.sweep is None:
         rows = exports.export_cell(store, options.cell, options.to, options.format)
         say(f"wrote {count(rows, 'row')} to {options.to}")

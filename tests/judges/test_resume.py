@@ -3,6 +3,7 @@
 import json
 import subprocess
 import zlib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,10 @@ def faults(judge: server.Judge) -> None:
     judge.faults = fault
 
 
+def _has_paid(judge: server.Judge, number: float) -> bool:
+    return judge.paid.total() > number
+
+
 def test_every_verdict_exactly_once_and_none_paid_for_twice(
     tmp_path: Path, judge: server.Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -47,7 +52,7 @@ def test_every_verdict_exactly_once_and_none_paid_for_twice(
     killed_in_flight = 0
     for share in (0.3, 0.6):
         process = start(arguments, tmp_path, {VARIABLE: server.KEY}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        wait_until(lambda share=share: judge.paid.total() > share * 2 * MATCHES, 120, "judgements")
+        wait_until(partial(_has_paid, judge, share * 2 * MATCHES), 120, "judgements")
         kill(process)
         process.communicate()
         killed_in_flight += CONCURRENCY
