@@ -4,6 +4,7 @@ DIR/model_outputs.json                       the policy's answers: instruction, 
 DIR/reference_outputs.json                   what they were compared with, in the same form
 DIR/annotations.json                         the verdicts: `preference` 1 (reference) to 2 (model), null if it failed
 DIR/judge/configs.yaml                       the judge as the package's annotator would ask it, and
+DIR/judge/prompt.txt                         its prompt
 DIR/judge/annotations_seed0_configs.json     its cache: the verdicts that did not fail, so that they are not asked for
 DIR/export.json                              where they come from
 """
@@ -23,7 +24,7 @@ from harness.store import Artifact, Store
 
 MODEL_OUTPUTS, REFERENCE_OUTPUTS, ANNOTATIONS = "model_outputs.json", "reference_outputs.json", "annotations.json"
 
-_ANNOTATOR = "judge"
+_ANNOTATOR, _PROMPT = "judge", "prompt.txt"
 
 Row = dict[str, Any]
 
@@ -46,6 +47,7 @@ def export_answers(store: Store, text: str, target: Path) -> int:
         (folder / _ANNOTATOR).mkdir()
         valid = [row for row in annotations if row["preference"] is not None]
         _write(folder / _ANNOTATOR / "annotations_seed0_configs.json", valid)
+        (folder / _ANNOTATOR / _PROMPT).write_text(_prompt_of(judged), encoding="utf-8")
         config = json.dumps({_ANNOTATOR: _annotator(judged)}, indent=1, ensure_ascii=False)
         (folder / _ANNOTATOR / "configs.yaml").write_text(config + "\n", encoding="utf-8")
         _write(folder / "export.json", _described(judged, len(outputs)))
@@ -129,13 +131,18 @@ def _instructions(store: Store, judged: Artifact) -> Mapping[str, Mapping[str, s
     return found
 
 
+def _prompt_of(judged: Artifact) -> str:
+    """The published prompt, or for a judge that was asked otherwise one that nobody should be asked."""
+    published = prompt.load(prompt.PUBLISHED)
+    asked = judged.manifest.spec.get("prompt") == published.hash
+    return prompt.text(published) if asked else "{instruction}{output_1}{output_2}"
+
+
 def _annotator(judged: Artifact) -> Mapping[str, Any]:
     """A configuration of the package; of a judge without the published prompt, good for reading its cache only."""
     spec = judged.manifest.spec
-    published = prompt.load(prompt.PUBLISHED)
-    known = spec.get("prompt") == published.hash
     return {
-        "prompt_template": prompt.text(published) if known else "{instruction}{output_1}{output_2}",
+        "prompt_template": f"{_ANNOTATOR}/{_PROMPT}",
         "fn_completions": "openai_completions",
         "completions_kwargs": {
             "model_name": spec.get("model", spec["engine"]),
