@@ -72,7 +72,7 @@ def load(kind: str, path: Path, reporter: Reporter) -> list[Row]:
     """
     rows: dict[tuple[str, int], Row] = {}
     places: dict[tuple[str, int], Place] = {}
-    source = _open(path)
+    source = open_rows(path)
     with reporter.task(f"reading {path.name}", source.total, source.unit) as task:
         for number, given, units in source.rows:
             place = Place(str(path), source.name, number)
@@ -101,7 +101,7 @@ class _Source:
     """Number from 1, the row, and its units."""
 
 
-def _open(path: Path) -> _Source:
+def open_rows(path: Path) -> _Source:
     readers: dict[str, Callable[[Path], _Source]] = {
         ".parquet": _parquet,
         ".jsonl": _json_lines,
@@ -269,11 +269,11 @@ def _response(given: Row, place: Place) -> Row:
 
 
 def _reward(given: Row, place: Place) -> Row:
-    reward = _number(given["reward"], "reward", place)
+    reward = number_or_none(given["reward"], "reward", place)
     if reward is not None and math.isfinite(reward) and abs(reward) > MAX_REWARD:
         raise place.error("reward", f"at most {MAX_REWARD:g} either way, to be standardised", reward)
     response = given.get("response")
-    attributes = {name: _number(given[name], name, place) for name in given if name.startswith(_ATTRIBUTE)}
+    attributes = {name: number_or_none(given[name], name, place) for name in given if name.startswith(_ATTRIBUTE)}
     return {
         "sample_index": _index(given["sample_index"], "sample_index", place),
         "response": None if response is None else _text(response, "response", place),
@@ -303,7 +303,7 @@ def _index(value: Any, field: str, place: Place) -> int:
     return value
 
 
-def _number(value: Any, field: str, place: Place) -> float | None:
+def number_or_none(value: Any, field: str, place: Place) -> float | None:
     """A number; None and NaN alike are none."""
     if value is None:
         return None

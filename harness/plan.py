@@ -12,7 +12,9 @@ from harness import prompts as prompt_files
 from harness.config import Config, PromptsConfig, trains, used
 from harness.engines.embedding import find_model_folder
 from harness.errors import ConfigError
+from harness.judges.config import PrecomputedJudgeConfig
 from harness.judges.engines import plan_judge
+from harness.judges.precomputed import check_instructions
 from harness.keys import digest, node_key
 from harness.packages import content_hash, package_folder
 from harness.positions import POSITIONS
@@ -257,6 +259,8 @@ class _Builder:
             given = load_references(config)
             references = self.prompts(given, f"{config.evaluate.name}-references")
         judging = plan_judge(config.judge)
+        if isinstance(config.judge, PrecomputedJudgeConfig):
+            check_instructions(config.judge, judging.params, [p.prompt_id for p in instructions.prompts])
         verdicts = self.node(
             stage="judge",
             slug=_slug(config.judge.name, *answers.slug.split("-")),

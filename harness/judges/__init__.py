@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-Order = Literal["both", "seeded"]
+Order = Literal["both", "seeded", "given"]
 """`both`: every pair of answers is shown in both orders, and the mean counts; `seeded`: in one order, drawn by
-alpaca_eval's generator from the instruction, as its leaderboard was made."""
+alpaca_eval's generator from the instruction, as its leaderboard was made; `given`: in an order that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,9 +78,9 @@ class PrecomputedJudgeConfig:
     engine: Literal["precomputed"]
     """`precomputed`: a file of annotations."""
     path: str
-    """alpaca_eval's annotations.json, or JSON lines, CSV or Parquet with the same columns."""
+    """alpaca_eval's annotations.json, or JSON lines or Parquet with the same columns."""
     annotator: str
-    """Who made them, in words; shown beside every number."""
+    """Who made them, in words; shown beside every number, and part of the key."""
     max_failed_share: float
     """Share of the comparisons that may have failed; above it there is no result."""
 

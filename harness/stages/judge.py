@@ -56,11 +56,13 @@ class Verdict:
     answer_first: Judgement | None
     """None where that order was not asked."""
     reference_first: Judgement | None
+    given: Judgement | None = None
+    """Where the order is not known: of the answer against its reference."""
 
     @property
-    def asked(self) -> list[tuple[bool, Judgement]]:
-        """The judgements, each with whether the reference was shown first."""
-        both = ((False, self.answer_first), (True, self.reference_first))
+    def asked(self) -> list[tuple[bool | None, Judgement]]:
+        """The judgements, each with whether the reference was shown first; None where that is not known."""
+        both = ((False, self.answer_first), (True, self.reference_first), (None, self.given))
         return [(reversed_, judgement) for reversed_, judgement in both if judgement is not None]
 
     @property
@@ -68,10 +70,10 @@ class Verdict:
         """Why the match has no preference. One failed order is enough: the other alone is biased by its place."""
         return next((judgement.failure for _, judgement in self.asked if judgement.failure), None)
 
-    def side(self, *, reference_first: bool) -> float | None:
+    def side(self, *, reference_first: bool | None) -> float | None:
         """Probability that the answer is better in one order; NaN if that failed, None if it was not asked."""
-        judgement = self.reference_first if reference_first else self.answer_first
-        if judgement is None:
+        judgements = {False: self.answer_first, True: self.reference_first, None: self.given}
+        if (judgement := judgements[reference_first]) is None:
             return None
         if judgement.preference is None:
             return float("nan")
@@ -82,7 +84,7 @@ class Verdict:
         """Probability that the answer beats its reference, over the orders that were asked; NaN if one failed."""
         if self.match.same_text:
             return 0.5
-        sides = (self.side(reference_first=False), self.side(reference_first=True))
+        sides = (self.side(reference_first=order) for order in (False, True, None))
         given = [side for side in sides if side is not None]
         return sum(given) / len(given)
 
@@ -155,14 +157,23 @@ def _references(context: Context) -> dict[str, str]:
 def _judge(context: Context, judge: Judge, matches: Sequence[Match]) -> list[Verdict]:
     """The verdicts, in the order of the matches."""
     asked = [match for match in matches if not match.same_text]
-    orders = {
-        reversed_: [m for m in asked if judge.order == "both" or reference_first(m.instruction) == reversed_]
-        for reversed_ in (False, True)
-    }
+    orders = {False: asked, True: asked if judge.order == "both" else []}
+    if judge.order == "seeded":
+        orders = {first: [m for m in asked if reference_first(m.instruction) == first] for first in (False, True)}
     comparisons = [m.shown(reference_first=reversed_) for reversed_, chosen in orders.items() for m in chosen]
     with context.reporter.task(context.label, len(comparisons), "judgements") as task:
         said = judge.judge(comparisons, task.advance)
     found = {(c.prompt_id, c.reversed): judgement for c, judgement in zip(comparisons, said, strict=True)}
+    if judge.order == "given":
+        return [
+            Verdict(
+                match=m,
+                answer_first=None,
+                reference_first=None,
+                given=TIE if m.same_text else found[m.prompt_id, False],
+            )
+            for m in matches
+        ]
     return [
         Verdict(match=m, answer_first=TIE, reference_first=TIE)
         if m.same_text
@@ -180,11 +191,12 @@ def check_failures(verdicts: Sequence[Verdict], allowed: float | None) -> None:
         PrefsweepError: names how many failed, why, and the most frequent reason's own words.
     """
     reasons = failures(verdicts)
-    if allowed is None or sum(reasons.values()) <= allowed * len(verdicts):
+    asked = sum(not verdict.match.same_text for verdict in verdicts)
+    if allowed is None or sum(reasons.values()) <= allowed * asked:
         return
     said = ", ".join(f"{reason} {number}" for reason, number in reasons.items())
     raise PrefsweepError(
-        f"judge: {sum(reasons.values())} of {len(verdicts)} comparisons failed ({said}), more than "
+        f"judge: {sum(reasons.values())} of {asked} comparisons failed ({said}), more than "
         f"judge.max_failed_share={allowed:g} allows"
     )
 
