@@ -13,6 +13,7 @@ _MODULES: Mapping[str, str] = {
     "embedded": "compared",
     "shorter": "compared",
     "openai": "openai_server",
+    "vllm_local": "vllm_local",
     "precomputed": "precomputed",
 }
 """Module of this package by engine. Each offers `plan`, which is light, and `open_judge`."""
