@@ -6,7 +6,9 @@ import pytest
 
 from harness.errors import PrefsweepError
 from harness.judges import journal as journal_module
-from harness.judges.journal import Entry, Journal
+from harness.judges.journal import FOLDER, Entry, Journal
+from harness.store import Store
+from harness.sweepctl import main
 
 
 def entry(answer: str = "m", failure: str | None = None) -> Entry:
@@ -61,6 +63,14 @@ def test_others_answers_are_seen_now_and_then(tmp_path: Path, monkeypatch: pytes
     one.add("q2", entry())
     assert one.get("q1") == entry()
     assert one.prompt_tokens == 20
+
+
+def test_no_command_takes_answers_that_were_paid_for_for_an_artifact(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store").prepare()
+    Journal(store.root / FOLDER / "judge", "a").add("q1", entry())
+    for command in (["verify"], ["gc", "--yes"], ["status"]):
+        assert main([*command, "--store", str(store.root)]) == 0
+    assert Journal(store.root / FOLDER / "judge", "b").get("q1") == entry()
 
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
