@@ -156,13 +156,12 @@ class _Sampler:
 
     def _stop(self) -> None:
         """Let the engine's own processes end first."""
-        llm, self._llm = self._llm, None
-        del llm
-        self._send({"is": "ended"})
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()
         _end()
 
     def _listen(self) -> None:
-        while (frame := _read(self._input)) is not None:
+        while (frame := read(self._input)) is not None:
             self._inbox.put(frame)
         _end()
 
@@ -175,7 +174,7 @@ class _Sampler:
             _end()
 
 
-def _read(file: BinaryIO) -> dict[str, Any] | None:
+def read(file: BinaryIO) -> dict[str, Any] | None:
     """The next frame; None at the end."""
     head = file.read(4)
     if len(head) < 4:
