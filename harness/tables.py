@@ -1,9 +1,10 @@
 """The schemas of every table in the store, in one place, and how tables are written and read."""
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -90,6 +91,7 @@ ANSWERS = pa.schema(
         ("kl", pa.float64()),
     ]
 )
+DRAWN = pa.schema([_ID, ("token_ids", _TOKENS), ("finish_reason", pa.string())])
 VERDICTS = pa.schema(
     [
         _ID,
@@ -136,6 +138,40 @@ def write(table: pa.Table, path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+class Shards:
+    """Writes rows as they come, in shards of some rows or some seconds; those of an interrupted run stay."""
+
+    def __init__(self, folder: Path, schema: pa.Schema, *, rows: int = 512, seconds: float = 30.0) -> None:
+        self._folder, self._schema, self._rows, self._seconds = folder, schema, rows, seconds
+        self._number = len(list(folder.glob("*.parquet")))
+        self._waiting: list[dict[str, Any]] = []
+        self._written = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._write()  # after an error, too: what is here is whole
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Rows that belong together: they come into one shard."""
+        self._waiting += rows
+        if len(self._waiting) >= self._rows or time.monotonic() - self._written >= self._seconds:
+            self._write()
+
+    def _write(self) -> None:
+        if self._waiting:
+            write(build(self._schema, self._waiting), self._folder / f"{self._number:05d}.parquet")
+            self._number += 1
+        self._waiting, self._written = [], time.monotonic()
+
+
+def written(folder: Path, column: str) -> set[Any]:
+    """Values of a column in the shards that a folder holds."""
+    files = sorted(folder.glob("*.parquet"))
+    return {v for f in files for v in pq.read_table(f, columns=[column], partitioning=None).column(0).to_pylist()}
 
 
 def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

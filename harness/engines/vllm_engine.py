@@ -127,8 +127,8 @@ def _fewest(devices: int, weight_bytes: int, memory_bytes: int | None) -> int:
     fitting = [size for size in sizes if weight_bytes <= size * memory_bytes * _WEIGHTS_SHARE]
     if not fitting:
         raise ConfigError(
-            f"cluster.vllm: weights of {weight_bytes / 1e9:.1f} GB do not fit into {_WEIGHTS_SHARE:g} of what an engine "
-            f"may take of {sizes[-1]} GPUs, {memory_bytes / 1e9:.1f} GB each; give more GPUs"
+            f"cluster.vllm: weights of {weight_bytes / 1e9:.1f} GB do not fit into {_WEIGHTS_SHARE:g} of what an "
+            f"engine may take of {sizes[-1]} GPUs, {memory_bytes / 1e9:.1f} GB each; give more GPUs"
         )
     return fitting[0]
 
