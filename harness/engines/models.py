@@ -22,16 +22,25 @@ def convert_packaged(model_id: str, revision: str, target: Path) -> None:
     Raises:
         ConfigError: the package or its file is missing, or another version is installed.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    quieten()
     package, _, file = model_id.partition(":")
     folder = package_folder(package, revision)
     if not (folder / file).is_file():
         raise ConfigError(f"policy.id: the package {package!r} holds no file {file!r}")
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    convert_gguf(folder / file, target)
+
+
+def convert_gguf(file: Path, target: Path) -> None:
+    """Convert a GGUF file into a folder of float32 safetensors.
+
+    Raises:
+        ConfigError: its chat template ends a turn with no special token.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    quieten()
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     model = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=file, quantization_config=GgufConfig(dequantize=True)
+        file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True)
     )
     # Some versions of transformers read the wrong end-of-sequence token out of a GGUF file; the chat template says
     # which token ends a turn.

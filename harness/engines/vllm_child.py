@@ -130,7 +130,6 @@ class _Sampler:
         if cpu:
             tokens = max(_CPU_BATCHED_TOKENS, options["max_model_len"])
             options |= {"enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": tokens}
-            options |= {"max_num_seqs": given["cpu_sequences"]}
         else:
             options |= {"gpu_memory_utilization": given["memory_fraction"], "enable_sleep_mode": True}
         # Token ids go in and come out; vLLM needs no tokenizer, and stops at what each request names.

@@ -87,6 +87,8 @@ class _Setup:
     memory_fraction: float
     threads: int | None
     context: int
+    sequences: int | None
+    eager: bool
     rank: int
     """Highest rank of adapters; 0: none."""
 
@@ -271,7 +273,7 @@ def cache_gigabytes(config: Mapping[str, Any], setup: _Setup) -> int:
     heads = config.get("num_key_value_heads") or config.get("num_attention_heads", 1)
     width = config.get("head_dim") or config.get("hidden_size", 1) // config.get("num_attention_heads", 1)
     token = 2 * config.get("num_hidden_layers", 1) * heads * width * _BYTES[setup.dtype]
-    return max(1, -(-token * setup.context * CPU_SEQUENCES // (_FULL_LENGTH * 2**30)))
+    return max(1, -(-token * setup.context * (setup.sequences or CPU_SEQUENCES) // (_FULL_LENGTH * 2**30)))
 
 
 def _options(setup: _Setup, model: Weights) -> dict[str, Any]:
@@ -282,10 +284,12 @@ def _options(setup: _Setup, model: Weights) -> dict[str, Any]:
         "trust_remote_code": setup.trust_remote_code,
         "tensor_parallel_size": setup.parallel.tensor,
         "enable_prefix_caching": True,
+        "enforce_eager": setup.eager,
+        "max_num_seqs": setup.sequences or (None if setup.parallel.groups[0] else CPU_SEQUENCES),
     }
     if setup.rank:
         options |= {"enable_lora": True, "max_lora_rank": setup.rank, "max_loras": 1}
-    return {"options": options, "memory_fraction": setup.memory_fraction, "cpu_sequences": CPU_SEQUENCES}
+    return {"options": options, "memory_fraction": setup.memory_fraction}
 
 
 class _Group:
@@ -454,6 +458,8 @@ def _setup(model: Weights, needed: int) -> _Setup:
         memory_fraction=fraction,
         threads=mine.threads,
         context=needed,
+        sequences=mine.vllm.sequences,
+        eager=mine.vllm.eager,
         rank=next(r for r in (0, *_RANKS) if r >= rank),
     )
 
