@@ -171,7 +171,7 @@ def generate(
             close()
             if attempt == 2:
                 raise EngineError(f"twice, {error}") from None
-            tell(f"{str(error).splitlines()[0]}; a fresh one goes on with {len(left)} prompts")
+            tell(f"{str(error).partition('; its last words')[0]}; a fresh one goes on with {len(left)} prompts")
 
 
 class _DeathError(EngineError):
