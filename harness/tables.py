@@ -9,6 +9,10 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+SHARD_ROWS = 512
+SHARD_SECONDS = 30.0
+"""Rows, and time, after which what comes bit by bit is written."""
+
 _TOKENS = pa.list_(pa.int32())
 _ID = ("prompt_id", pa.string())
 _SAMPLE = ("sample_index", pa.int32())
@@ -143,8 +147,8 @@ def write(table: pa.Table, path: Path) -> None:
 class Shards:
     """Writes rows as they come, in shards of some rows or some seconds; those of an interrupted run stay."""
 
-    def __init__(self, folder: Path, schema: pa.Schema, *, rows: int = 512, seconds: float = 30.0) -> None:
-        self._folder, self._schema, self._rows, self._seconds = folder, schema, rows, seconds
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        self._folder, self._schema = folder, schema
         self._number = len(list(folder.glob("*.parquet")))
         self._waiting: list[dict[str, Any]] = []
         self._written = time.monotonic()
@@ -158,7 +162,7 @@ class Shards:
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Rows that belong together: they come into one shard."""
         self._waiting += rows
-        if len(self._waiting) >= self._rows or time.monotonic() - self._written >= self._seconds:
+        if len(self._waiting) >= SHARD_ROWS or time.monotonic() - self._written >= SHARD_SECONDS:
             self._write()
 
     def _write(self) -> None:
