@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 _PARENT_POLL = 0.25
 """Seconds between looks whether the parent still lives."""
@@ -190,7 +190,7 @@ def _pack_head(worker: Any) -> None:
         method.process_weights_after_loading(head)
 
 
-def read(file: BinaryIO) -> dict[str, Any] | None:
+def read(file: IO[bytes]) -> dict[str, Any] | None:
     """The next frame; None at the end."""
     head = file.read(4)
     if len(head) < 4:

@@ -125,7 +125,7 @@ def _fewest(devices: int, weight_bytes: int, memory_bytes: int | None) -> int:
     """The smallest power of two of devices that hold the weights; attention's heads divide by no other numbers."""
     if memory_bytes is None:
         return 1
-    sizes = [2**power for power in range(devices.bit_length()) if 2**power <= devices]
+    sizes = [1 << power for power in range(devices.bit_length()) if 1 << power <= devices]
     fitting = [size for size in sizes if weight_bytes <= size * memory_bytes * _WEIGHTS_SHARE]
     if not fitting:
         raise ConfigError(
@@ -272,7 +272,7 @@ def cache_gigabytes(config: Mapping[str, Any], setup: _Setup) -> int:
     """Memory of a CPU engine's keys and values: for a share of its sequences at full length, which few reach."""
     heads = config.get("num_key_value_heads") or config.get("num_attention_heads", 1)
     width = config.get("head_dim") or config.get("hidden_size", 1) // config.get("num_attention_heads", 1)
-    token = 2 * config.get("num_hidden_layers", 1) * heads * width * _BYTES[setup.dtype]
+    token = 2 * int(config.get("num_hidden_layers", 1) * heads * width) * _BYTES[setup.dtype]
     return max(1, -(-token * setup.context * (setup.sequences or CPU_SEQUENCES) // (_FULL_LENGTH * 2**30)))
 
 

@@ -69,7 +69,8 @@ def run(context: Context, spec: Spec | VllmSpec | imported.RespondSpec) -> Outco
 
     def answer(ids: list[str]) -> list[Any]:
         requests = [generation.Request(i, asked.encoded[i], (spec.seed, i, 0)) for i in ids]
-        return generation.generate(model, stops, requests, 1, decoding)
+        responses: list[Any] = generation.generate(model, stops, requests, 1, decoding)
+        return responses
 
     with context.reporter.task(context.label, len(asked.fitting), "answers") as task:
         _write(context, spec, tokenizer, asked, spec.batch_size, answer, task)

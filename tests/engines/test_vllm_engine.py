@@ -84,7 +84,7 @@ def test_draws_depend_on_their_seed_and_follow_the_policy(smollm2: Path) -> None
     assert all(tokens[0][i] != tokens[2][i] for i in tokens[0])
     pairs = [(r.prompt_ids, response.token_ids) for r in requests for response in second[r.request_id]]
     model, _, _ = models.load(smollm2, DTYPE, False)
-    exact = logprobs.response_logps(model, pairs, 4096, lambda _: None)
+    exact = logprobs.response_logps(model, pairs, 4096, "none", lambda _: None)
     given = [response.logp for r in requests for response in second[r.request_id]]
     assert given == pytest.approx([float(e) for e in exact], abs=5e-3)
 

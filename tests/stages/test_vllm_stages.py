@@ -9,7 +9,7 @@ import pytest
 from harness import tables
 from harness.engines.process import EngineError
 from harness.errors import ConfigError
-from harness.stages import Context, respond, sample
+from harness.stages import Context, Outcome, respond, sample
 from harness.store import Artifact
 from tests.artifacts import Shelf, adds_up, written
 
@@ -132,7 +132,7 @@ def test_answers_come_from_the_engine_and_divergences_from_transformers(
 
     other = save_tiny_policy(tmp_path / "trained", seed=1)
     reference, instructions = _policy(shelf, tiny_policy), shelf.prompts(PROMPTS)
-    outcomes = []
+    outcomes: list[Outcome] = []
     for model in (reference, _policy(shelf, other, "train")):
         context = shelf.context(f"work-{len(outcomes)}", model=model, reference=reference, instructions=instructions)
         outcomes.append(respond.run(context, respond.VllmSpec(**RESPOND)))
