@@ -29,6 +29,10 @@ class VllmConfig:
     memory_fraction: float | None = None
     """Part of each GPU's memory that an engine takes while it works; null: 0.9, divided among workers that share a
     GPU."""
+    sequences: int | None = None
+    """Sequences that an engine works on together; null: as vLLM has it for the device, on a CPU 128."""
+    eager: bool = False
+    """Compile nothing and capture no graphs: ready sooner, slower at work. On a CPU always."""
 
 
 def check_vllm(config: VllmConfig) -> None:
@@ -37,8 +41,10 @@ def check_vllm(config: VllmConfig) -> None:
     Raises:
         ConfigError: names the dotted key, the value and what was expected.
     """
-    if config.tensor_parallel is not None and config.tensor_parallel < 1:
-        raise ConfigError(f"cluster.vllm.tensor_parallel: expected 1 or more, or null, got {config.tensor_parallel}")
+    for name in ("tensor_parallel", "sequences"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"cluster.vllm.{name}: expected 1 or more, or null, got {value}")
     if config.memory_fraction is not None and not 0 < config.memory_fraction < 1:
         raise ConfigError(
             f"cluster.vllm.memory_fraction: expected a value between 0 and 1, or null, got {config.memory_fraction}"

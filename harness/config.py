@@ -58,7 +58,7 @@ class PromptsConfig:
 class SamplerConfig:
     """How the pool is drawn."""
 
-    engine: Literal["transformers", "imported"]
+    engine: Literal["transformers", "vllm", "imported"]
     """What generates the text; `imported`: nothing does, the responses were brought along."""
     imported: str | None
     """`engine=imported`: name under which `sweepctl import responses` keeps the pool."""
@@ -79,7 +79,7 @@ class SamplerConfig:
     prompt_blocks: int
     """Number of blocks that prompts fall into by their hash; one more prompt changes one block."""
     batch_size: int
-    """Sequences generated together."""
+    """Sequences generated together; vLLM composes its batches itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +217,8 @@ class EvaluateConfig:
     AlpacaEval 2: `gpt4_1106_preview`, or a file of outputs in its form."""
     answers: str | None
     """Name under which `sweepctl import answers` keeps answers that are judged instead of a trained model's."""
+    engine: Literal["transformers", "vllm"]
+    """What generates the answers."""
     max_new_tokens: int
     """Answers longer than this are cut."""
     max_prompt_tokens: int
@@ -228,7 +230,7 @@ class EvaluateConfig:
     seed: int
     """Seed of sampled answers; unused when greedy."""
     batch_size: int
-    """Sequences generated together."""
+    """Sequences generated together; vLLM composes its batches itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -394,12 +396,26 @@ def check(config: Config) -> Config:
         )
     _check_imports(config)
     check_judge(config.judge)
+    _check_vllm(config)
     if config.policy.source == "hub" and not re.fullmatch(r"[0-9a-f]{40}", config.policy.revision or ""):
         raise ConfigError(
             f"policy.revision: {config.policy.revision!r} is no commit; expected its 40 hex digits, since a branch or "
             "tag would let one key mean different weights"
         )
     return config
+
+
+_VLLM_TEMPERATURE = 0.01
+"""The lowest that vLLM samples at; it takes anything between this and 0 for this."""
+
+
+def _check_vllm(config: Config) -> None:
+    for group in ("sampler", "evaluate"):
+        engine, temperature = _at(config, f"{group}.engine"), _at(config, f"{group}.temperature")
+        if engine == "vllm" and 0 < temperature < _VLLM_TEMPERATURE:
+            raise ConfigError(
+                f"{group}.temperature: {temperature} is below {_VLLM_TEMPERATURE}, the lowest at which vLLM samples"
+            )
 
 
 def _check_imports(config: Config) -> None:
@@ -512,7 +528,8 @@ def _unused(config: Config) -> list[str]:
         paths += [f"sampler.{name}" for name in _OF_GENERATION]
     if config.evaluate.answers is not None and config.evaluate.references is not None:
         # Neither side is answered here. The policy stays: it says which results stand beside each other.
-        paths += [f"evaluate.{name}" for name in _OF_GENERATION]
+        paths += [f"evaluate.{name}" for name in ("engine", *_OF_GENERATION)]
+    paths += [f"{group}.batch_size" for group in ("sampler", "evaluate") if _at(config, f"{group}.engine") == "vllm"]
     if config.construction.name != "position":
         paths.append("pair")
     if config.construction.name != "sweet_spot":

@@ -133,7 +133,7 @@ _COSTS: Mapping[str, tuple[str, ...]] = {
         "gradient_checkpointing",
         "lora",
     ),
-    "respond": ("max_new_tokens", "batch_size", "dtype"),
+    "respond": ("engine", "max_new_tokens", "batch_size", "dtype"),
     "judge": ("engine", "model"),
 }
 """Settings that decide what a unit costs, beside the policy; the other stages cost next to nothing."""

@@ -244,8 +244,9 @@ def prepare_process(threads: int, share: float = 1.0) -> None:
 def free_memory() -> None:
     """Drop everything that this process keeps for later nodes."""
     if "torch" in sys.modules:
-        from harness.engines import models
+        from harness.engines import models, vllm_engine
 
+        vllm_engine.close()
         models.forget()
     gc.collect()
 

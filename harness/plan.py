@@ -444,22 +444,10 @@ class _Builder:
         )
 
     def respond(self, config: Config, answering: Node, policy: Node, frozen: Node, instructions: PromptSet) -> Node:
-        evaluate = config.evaluate
-        greedy = evaluate.temperature == 0
         return self.node(
             stage="respond",
             slug=_slug(*answering.slug.split("-")),
-            spec=respond.Spec(
-                instructions=instructions.hash,
-                max_new_tokens=evaluate.max_new_tokens,
-                max_prompt_tokens=evaluate.max_prompt_tokens,
-                temperature=evaluate.temperature,
-                top_p=1.0 if greedy else evaluate.top_p,
-                seed=0 if greedy else evaluate.seed,
-                batch_size=evaluate.batch_size,
-                dtype=config.policy.dtype,
-                trust_remote_code=config.policy.trust_remote_code,
-            ),
+            spec=_respond_spec(config, instructions),
             inputs={"model": (answering,), "reference": (policy,)},
             uses={"instructions": (frozen,)},
             units=len(instructions.prompts),
@@ -482,7 +470,7 @@ class _Builder:
 
 def _sample_spec(
     config: Config, prompt_ids: Sequence[str], block: int, sample_block: int
-) -> sample.Spec | imported.SampleSpec:
+) -> sample.Spec | sample.VllmSpec | imported.SampleSpec:
     """What decides one block of the pool; how imported responses were generated is not known."""
     sampler, policy = config.sampler, config.policy
     place: dict[str, Any] = {
@@ -494,18 +482,37 @@ def _sample_spec(
     }
     if sampler.imported is not None:
         return imported.SampleSpec(trust_remote_code=policy.trust_remote_code, **place)
-    return sample.Spec(
-        engine=sampler.engine,
-        seed=sampler.seed,
-        temperature=sampler.temperature,
-        top_p=sampler.top_p,
-        max_new_tokens=sampler.max_new_tokens,
-        max_prompt_tokens=sampler.max_prompt_tokens,
-        batch_size=sampler.batch_size,
-        dtype=policy.dtype,
-        trust_remote_code=policy.trust_remote_code,
-        **place,
-    )
+    drawn: dict[str, Any] = {
+        "seed": sampler.seed,
+        "temperature": sampler.temperature,
+        "top_p": sampler.top_p,
+        "max_new_tokens": sampler.max_new_tokens,
+        "max_prompt_tokens": sampler.max_prompt_tokens,
+        "dtype": policy.dtype,
+        "trust_remote_code": policy.trust_remote_code,
+    }
+    if sampler.engine == "vllm":
+        return sample.VllmSpec(**drawn, **place)
+    return sample.Spec(engine=sampler.engine, batch_size=sampler.batch_size, **drawn, **place)
+
+
+def _respond_spec(config: Config, instructions: PromptSet) -> respond.Spec | respond.VllmSpec:
+    """What decides the answers."""
+    evaluate = config.evaluate
+    greedy = evaluate.temperature == 0
+    given: dict[str, Any] = {
+        "instructions": instructions.hash,
+        "max_new_tokens": evaluate.max_new_tokens,
+        "max_prompt_tokens": evaluate.max_prompt_tokens,
+        "temperature": evaluate.temperature,
+        "top_p": 1.0 if greedy else evaluate.top_p,
+        "seed": 0 if greedy else evaluate.seed,
+        "dtype": config.policy.dtype,
+        "trust_remote_code": config.policy.trust_remote_code,
+    }
+    if evaluate.engine == "vllm":
+        return respond.VllmSpec(**given)
+    return respond.Spec(batch_size=evaluate.batch_size, **given)
 
 
 def pair_of(config: Config) -> tuple[str, str]:

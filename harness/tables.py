@@ -1,12 +1,17 @@
 """The schemas of every table in the store, in one place, and how tables are written and read."""
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+SHARD_ROWS = 512
+SHARD_SECONDS = 30.0
+"""Rows, and time, after which what comes bit by bit is written."""
 
 _TOKENS = pa.list_(pa.int32())
 _ID = ("prompt_id", pa.string())
@@ -90,6 +95,7 @@ ANSWERS = pa.schema(
         ("kl", pa.float64()),
     ]
 )
+DRAWN = pa.schema([_ID, ("token_ids", _TOKENS), ("finish_reason", pa.string())])
 VERDICTS = pa.schema(
     [
         _ID,
@@ -152,6 +158,40 @@ def write(table: pa.Table, path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+class Shards:
+    """Writes rows as they come, in shards of some rows or some seconds; those of an interrupted run stay."""
+
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        self._folder, self._schema = folder, schema
+        self._number = len(list(folder.glob("*.parquet")))
+        self._waiting: list[dict[str, Any]] = []
+        self._written = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._write()  # after an error, too: what is here is whole
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Rows that belong together: they come into one shard."""
+        self._waiting += rows
+        if len(self._waiting) >= SHARD_ROWS or time.monotonic() - self._written >= SHARD_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        if self._waiting:
+            write(build(self._schema, self._waiting), self._folder / f"{self._number:05d}.parquet")
+            self._number += 1
+        self._waiting, self._written = [], time.monotonic()
+
+
+def written(folder: Path, column: str) -> set[Any]:
+    """Values of a column in the shards that a folder holds."""
+    files = sorted(folder.glob("*.parquet"))
+    return {v for f in files for v in pq.read_table(f, columns=[column], partitioning=None).column(0).to_pylist()}
 
 
 def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

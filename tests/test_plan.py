@@ -113,6 +113,12 @@ def test_a_smaller_n_is_a_prefix_of_the_pool() -> None:
     assert len(large["sample"]) == 2 * len(small["sample"])
 
 
+def test_a_smaller_n_is_a_prefix_of_a_pool_that_vllm_draws() -> None:
+    small, large = keys_of("n=16", "sampler.engine=vllm"), keys_of("n=32", "sampler.engine=vllm")
+    assert small["sample"] < large["sample"]
+    assert small["sample"].isdisjoint(keys_of("n=16")["sample"])
+
+
 def test_samples_are_planned_only_as_far_as_n_needs_them() -> None:
     blocks = [len(keys_of("n=" + n, "sampler.prompt_blocks=1")["sample"]) for n in ("8", "9", "16", "17")]
     assert blocks == [1, 2, 2, 3]
@@ -159,6 +165,13 @@ SWEET_SPOT = ("construction=sweet_spot",)
         ((), "sampler.sample_block=4", DOWN["sample"]),
         ((), "sampler.prompt_blocks=3", DOWN["sample"]),
         ((), "sampler.batch_size=64", DOWN["sample"]),
+        ((), "sampler.engine=vllm", DOWN["sample"]),
+        (("sampler.engine=vllm",), "sampler.batch_size=64", set()),
+        (("sampler.engine=vllm",), "sampler.seed=1", DOWN["sample"]),
+        (("sampler.engine=vllm",), "policy.dtype=bfloat16", DOWN["sample"]),
+        ((), "evaluate.engine=vllm", DOWN["respond"]),
+        (("evaluate.engine=vllm",), "evaluate.batch_size=64", set()),
+        (("evaluate.engine=vllm",), "evaluate.max_new_tokens=65", DOWN["respond"]),
         ((), "n=32", DOWN["sample"]),
         ((), "reward.weights.relevance=0.9", DOWN["score"]),
         ((), "reward=longer", DOWN["score"]),

@@ -41,8 +41,8 @@ class Response:
     """Sampled tokens, the stop token included where one was drawn."""
     finish_reason: str
     """`stop` where the response ended by itself, `length` where it was cut."""
-    logp: float
-    """Sum of the tokens' log-probabilities in nats at temperature 1, without top-p."""
+    logp: float | None
+    """Sum of the tokens' log-probabilities in nats at temperature 1, without top-p; None where it was not asked for."""
 
 
 class _Draw(LogitsProcessor):  # type: ignore[misc]

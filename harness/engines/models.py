@@ -22,16 +22,25 @@ def convert_packaged(model_id: str, revision: str, target: Path) -> None:
     Raises:
         ConfigError: the package or its file is missing, or another version is installed.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    quieten()
     package, _, file = model_id.partition(":")
     folder = package_folder(package, revision)
     if not (folder / file).is_file():
         raise ConfigError(f"policy.id: the package {package!r} holds no file {file!r}")
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    convert_gguf(folder / file, target)
+
+
+def convert_gguf(file: Path, target: Path) -> None:
+    """Convert a GGUF file into a folder of float32 safetensors.
+
+    Raises:
+        ConfigError: its chat template ends a turn with no special token.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    quieten()
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     model = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=file, quantization_config=GgufConfig(dequantize=True)
+        file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True)
     )
     # Some versions of transformers read the wrong end-of-sequence token out of a GGUF file; the chat template says
     # which token ends a turn.
@@ -128,6 +137,13 @@ def load_tokenizer(path: Path, trust_remote_code: bool) -> tuple[Any, tuple[int,
     return tokenizer, tuple(chat.stop_tokens(tokenizer, _generation_config(path, config)))
 
 
+def load_config(path: Path, trust_remote_code: bool) -> Any:
+    """A policy's config, without its weights."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+
+
 def load(path: Path, dtype: str, trust_remote_code: bool, base: Path | None = None) -> tuple[Any, Any, list[int]]:
     """Load a policy for inference; the last two stay in memory, so that nodes in a row share them.
 
@@ -146,6 +162,10 @@ def _cached(path: Path, dtype: str, trust_remote_code: bool, base: Path | None) 
     import torch
 
     quieten()
+    if torch.cuda.is_available():
+        from harness.engines import vllm_engine
+
+        vllm_engine.rest()
     adapters = (path / "adapter_config.json").exists()
     model, tokenizer = load_for_training(base if adapters and base else path, dtype, trust_remote_code)
     if adapters:
@@ -179,23 +199,26 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
-def prompt_room(model: Any, max_prompt_tokens: int, max_new_tokens: int, key: str) -> int:
-    """Most tokens that a prompt may have beside its response, in the model's context.
+def prompt_room(config: Any, max_prompt_tokens: int, max_new_tokens: int, key: str) -> int:
+    """Most tokens that a prompt may have beside its response, in the context of a model's config.
 
     Raises:
         ConfigError: the response alone fills the context; names `key`.
     """
-    context = int(model.config.max_position_embeddings)
+    context = int(config.max_position_embeddings)
     if max_new_tokens >= context:
         raise ConfigError(f"{key}: {max_new_tokens} leaves no room for a prompt in the policy's context of {context}")
     return min(max_prompt_tokens, context - max_new_tokens)
 
 
 def release() -> None:
-    """Drop the models kept in memory where a GPU has to hold the next one beside them."""
+    """Drop the models kept in memory, and have engines rest, where a GPU has to hold the next model beside them."""
     import torch
 
     if torch.cuda.is_available():
+        from harness.engines import vllm_engine
+
+        vllm_engine.rest()
         forget()
 
 

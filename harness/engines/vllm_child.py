@@ -14,13 +14,16 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 _PARENT_POLL = 0.25
 """Seconds between looks whether the parent still lives."""
 
 _CPU_BATCHED_TOKENS = 2048
 """Tokens of one step on a CPU, where a prompt has to fit into one."""
+
+_CPU_BLOCK = 32
+"""Tokens in a block of keys and values on a CPU, of which its kernels want a multiple of this."""
 
 
 def main(arguments: list[str]) -> None:
@@ -81,6 +84,7 @@ class _Sampler:
         threading.Thread(target=self._listen, daemon=True).start()
         self._llm: Any = None
         self._kind: Any = None
+        self._cpu = False
 
     def run(self) -> None:
         """Take messages between the engine's steps; wait for them only where it has nothing to do."""
@@ -110,6 +114,8 @@ class _Sampler:
             self._generate(message)
         elif message["do"] == "load":
             self._llm.collective_rpc("reload_weights", kwargs={"weights_path": message["path"]})
+            if self._cpu:
+                self._llm.collective_rpc(_pack_head)
             self._llm.reset_prefix_cache()
             self._send({"is": "loaded"})
         elif message["do"] == "sleep":
@@ -125,14 +131,16 @@ class _Sampler:
         from vllm.sampling_params import RequestOutputKind
 
         self._kind = RequestOutputKind.FINAL_ONLY
-        cpu = current_platform.is_cpu()
+        cpu = self._cpu = current_platform.is_cpu()
+        sleeps = not cpu and current_platform.is_sleep_mode_available()
         options = dict(given["options"])
         if cpu:
             tokens = max(_CPU_BATCHED_TOKENS, options["max_model_len"])
             options |= {"enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": tokens}
-            options |= {"max_num_seqs": given["cpu_sequences"]}
+            # Only whole blocks of a prompt are shared by its samples, and a CPU's are longer than most prompts.
+            options |= {"block_size": _CPU_BLOCK}
         else:
-            options |= {"gpu_memory_utilization": given["memory_fraction"], "enable_sleep_mode": True}
+            options |= {"gpu_memory_utilization": given["memory_fraction"], "enable_sleep_mode": sleeps}
         # Token ids go in and come out; vLLM needs no tokenizer, and stops at what each request names.
         self._llm = vllm.LLM(skip_tokenizer_init=True, generation_config="vllm", seed=0, **options)
         config = self._llm.llm_engine.vllm_config
@@ -140,7 +148,7 @@ class _Sampler:
             "version": vllm.__version__,
             "device": "cpu" if cpu else str(current_platform.get_device_name()),
             "sequences": int(config.scheduler_config.max_num_seqs),
-            "sleeps": not cpu,
+            "sleeps": sleeps,
         }
 
     def _generate(self, given: dict[str, Any]) -> None:
@@ -156,13 +164,12 @@ class _Sampler:
 
     def _stop(self) -> None:
         """Let the engine's own processes end first."""
-        llm, self._llm = self._llm, None
-        del llm
-        self._send({"is": "ended"})
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()
         _end()
 
     def _listen(self) -> None:
-        while (frame := _read(self._input)) is not None:
+        while (frame := read(self._input)) is not None:
             self._inbox.put(frame)
         _end()
 
@@ -175,7 +182,15 @@ class _Sampler:
             _end()
 
 
-def _read(file: BinaryIO) -> dict[str, Any] | None:
+def _pack_head(worker: Any) -> None:
+    """Pack the output layer anew: where it is the embeddings, a CPU engine goes on with its copy of the old ones."""
+    head = getattr(worker.model_runner.get_model(), "lm_head", None)
+    method = getattr(head, "quant_method", None)
+    if method is not None:
+        method.process_weights_after_loading(head)
+
+
+def read(file: IO[bytes]) -> dict[str, Any] | None:
     """The next frame; None at the end."""
     head = file.read(4)
     if len(head) < 4:

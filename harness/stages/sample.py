@@ -35,21 +35,45 @@ class Spec:
     """Samples per prompt in a block: this one holds sample_block * samples onwards."""
 
 
-def run(context: Context, spec: Spec | imported.SampleSpec) -> Outcome:
+@dataclass(frozen=True, kw_only=True)
+class VllmSpec:
+    """Everything that decides the responses of one block where vLLM draws them.
+
+    Its scheduler composes the batches, so that no batch size is a setting; its version is recorded, but draws of
+    another one are as valid.
+    """
+
+    seed: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    max_prompt_tokens: int
+    dtype: str
+    trust_remote_code: bool
+    blocks: int
+    block: int
+    """Prompts whose hash falls into this one of `blocks`."""
+    prompts: str
+    """Hash of the ids of the block's prompts."""
+    sample_block: int
+    """Number of the sample block."""
+    samples: int
+    """Samples per prompt in a block: this one holds sample_block * samples onwards."""
+    engine: str = "vllm"
+
+
+def run(context: Context, spec: Spec | VllmSpec | imported.SampleSpec) -> Outcome:
     """Sample shard by shard; shards that stand from an interrupted run are kept."""
     if isinstance(spec, imported.SampleSpec):
         return imported.sample(context, spec)
+    (context.work / "responses").mkdir(exist_ok=True)
+    if isinstance(spec, VllmSpec):
+        return _with_vllm(context, spec)
     from harness.engines import generation, models
 
     model, tokenizer, stops = models.load(context.input("policy").model_path, spec.dtype, spec.trust_remote_code)
-    prompts = context.input("prompts").table("prompts").to_pylist()
-    mine = [p for p in prompts if block_of(p["prompt_id"], spec.blocks) == spec.block]
-    encoded = {p["prompt_id"]: chat.encode_prompt(tokenizer, p["messages"]) for p in mine}
-    limit = models.prompt_room(model, spec.max_prompt_tokens, spec.max_new_tokens, "sampler.max_new_tokens")
-    fitting = {i: ids for i, ids in encoded.items() if len(ids) <= limit}
-    too_long = len(encoded) - len(fitting)
+    fitting, too_long = _fitting(context, spec, tokenizer, model.config)
     shards = _shards(fitting, max(1, spec.batch_size // spec.samples))
-    (context.work / "responses").mkdir(exist_ok=True)
     todo = [(path, ids) for i, ids in enumerate(shards) if not (path := _shard_path(context, i)).exists()]
     total, missing = len(fitting) * spec.samples, sum(len(ids) for _, ids in todo) * spec.samples
     with context.reporter.task(context.label, total, "responses", total - missing) as task:
@@ -59,17 +83,71 @@ def run(context: Context, spec: Spec | imported.SampleSpec) -> Outcome:
             rows = [_row(tokenizer, r, spec) for r in responses]
             tables.write(tables.build(tables.RESPONSES, rows), path)
             task.advance(len(rows))
-    if not shards:
+    return _finish(context, spec, fitting, too_long, {})
+
+
+def _with_vllm(context: Context, spec: VllmSpec) -> Outcome:
+    """Keep the engine fed, and write down what comes back; only what is neither written nor back is lost by an end."""
+    from harness.engines import generation, models, vllm_engine
+
+    path = context.input("policy").model_path
+    tokenizer, stops = models.load_tokenizer(path, spec.trust_remote_code)
+    fitting, too_long = _fitting(context, spec, tokenizer, models.load_config(path, spec.trust_remote_code))
+    folder = context.work / "responses"
+    done = tables.written(folder, "prompt_id")
+    # The longest first: what is left at the end, when the engine runs empty, is short.
+    todo = sorted(fitting.keys() - done, key=lambda i: (-len(fitting[i]), i))
+    requests = [generation.Request(i, fitting[i], (spec.seed, i, spec.sample_block)) for i in todo]
+    weights = vllm_engine.Weights(path=path, dtype=spec.dtype, trust_remote_code=spec.trust_remote_code)
+    total, engine = len(fitting) * spec.samples, ""
+    with (
+        context.reporter.task(context.label, total, "responses", len(done) * spec.samples) as task,
+        tables.Shards(folder, tables.RESPONSES) as shards,
+    ):
+        for responses in vllm_engine.generate(
+            weights,
+            stops,
+            requests,
+            spec.samples,
+            _decoding(spec),
+            longest=spec.max_prompt_tokens,
+            tell=context.reporter.line,
+        ):
+            engine = vllm_engine.running()
+            shards.add([_row(tokenizer, r, spec) for r in responses])
+            task.advance(len(responses))
+    return _finish(context, spec, fitting, too_long, {"engine": engine or None})
+
+
+def _fitting(context: Context, spec: Spec | VllmSpec, tokenizer: Any, config: Any) -> tuple[dict[str, list[int]], int]:
+    """Token ids of the block's prompts that leave room for a response, by their ids; and how many do not."""
+    from harness.engines import models
+
+    prompts = context.input("prompts").table("prompts").to_pylist()
+    mine = [p for p in prompts if block_of(p["prompt_id"], spec.blocks) == spec.block]
+    encoded = {p["prompt_id"]: chat.encode_prompt(tokenizer, p["messages"]) for p in mine}
+    limit = models.prompt_room(config, spec.max_prompt_tokens, spec.max_new_tokens, "sampler.max_new_tokens")
+    fitting = {i: ids for i, ids in encoded.items() if len(ids) <= limit}
+    return fitting, len(encoded) - len(fitting)
+
+
+def _finish(
+    context: Context, spec: Spec | VllmSpec, fitting: dict[str, list[int]], too_long: int, measures: dict[str, Any]
+) -> Outcome:
+    """Write what stands beside the responses, and account for all rows."""
+    if not any((context.work / "responses").glob("*.parquet")):
         tables.write(tables.build(tables.RESPONSES, []), _shard_path(context, 0))
     token_rows = [{"prompt_id": i, "prompt_ids": ids} for i, ids in fitting.items()]
     tables.write(tables.build(tables.PROMPT_TOKENS, token_rows), context.work / "prompt_tokens.parquet")
     dropped = {"prompt_too_long": too_long * spec.samples} if too_long else {}
+    total = len(fitting) * spec.samples
     return Outcome(
-        rows=Rows(taken=len(mine) * spec.samples, kept=total, dropped=dropped), measures=_measures(context, spec)
+        rows=Rows(taken=total + too_long * spec.samples, kept=total, dropped=dropped),
+        measures={**_measures(context, spec), **measures},
     )
 
 
-def _decoding(spec: Spec) -> Any:
+def _decoding(spec: Spec | VllmSpec) -> Any:
     from harness.engines.generation import Decoding
 
     return Decoding(temperature=spec.temperature, top_p=spec.top_p, max_new_tokens=spec.max_new_tokens)
@@ -85,7 +163,7 @@ def _shard_path(context: Context, number: int) -> Any:
     return context.work / "responses" / f"{number:05d}.parquet"
 
 
-def _row(tokenizer: Any, response: Any, spec: Spec) -> dict[str, Any]:
+def _row(tokenizer: Any, response: Any, spec: Spec | VllmSpec) -> dict[str, Any]:
     return {
         "prompt_id": response.request_id,
         "sample_index": spec.sample_block * spec.samples + response.number,
@@ -97,7 +175,7 @@ def _row(tokenizer: Any, response: Any, spec: Spec) -> dict[str, Any]:
     }
 
 
-def _measures(context: Context, spec: Spec) -> dict[str, Any]:
+def _measures(context: Context, spec: Spec | VllmSpec) -> dict[str, Any]:
     table = tables.read(context.work / "responses", ["tokens", "finish_reason", "text"])
     texts = table.column("text").to_pylist()
     return {

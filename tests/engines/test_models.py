@@ -65,7 +65,7 @@ def test_an_adopted_model_stays_what_it_was(tiny_policy: Path, tmp_path: Path) -
 
 def test_an_answer_that_fills_the_context_is_refused(tiny_policy: Path) -> None:
     model, _, _ = models.load(tiny_policy, "float32", False)
-    assert models.prompt_room(model, 600, 24, "key") == 600
-    assert models.prompt_room(model, 600, 924, "key") == 100
+    assert models.prompt_room(model.config, 600, 24, "key") == 600
+    assert models.prompt_room(model.config, 600, 924, "key") == 100
     with pytest.raises(ConfigError, match="key: 1024 leaves no room for a prompt"):
-        models.prompt_room(model, 600, 1024, "key")
+        models.prompt_room(model.config, 600, 1024, "key")
