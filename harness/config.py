@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union
 
+from harness import model_rewards
 from harness.cluster import PythonConfig, SlurmConfig, VllmConfig
 from harness.errors import ConfigError
 from harness.judges.config import AnyJudgeConfig, check_judge
+from harness.model_rewards import ModelRewardConfig
 from harness.positions import check_pair
 
 T = TypeVar("T")
@@ -252,7 +254,7 @@ class Config:
     policy: PolicyConfig
     prompts: PromptsConfig
     sampler: SamplerConfig
-    reward: RewardConfig
+    reward: RewardConfig | ModelRewardConfig
     construction: ConstructionConfig
     pair: PairConfig
     loss: LossConfig
@@ -402,7 +404,8 @@ def check(config: Config) -> Config:
 
 def _check_imports(config: Config) -> None:
     """What is imported is named where it is used, and nowhere else."""
-    for path in ("sampler", "reward"):
+    groups = ["sampler"] if isinstance(config.reward, ModelRewardConfig) else ["sampler", "reward"]
+    for path in groups:
         engine, name = _at(config, f"{path}.engine"), _at(config, f"{path}.imported")
         if engine == "imported" and name is None:
             raise ConfigError(f"{path}.imported: must be given with {path}.engine=imported: the name of an import")
@@ -410,7 +413,9 @@ def _check_imports(config: Config) -> None:
             raise ConfigError(
                 f"{path}.imported: {name!r} would do nothing with {path}.engine={engine}; set {path}=imported"
             )
-    if config.reward.imported is not None and config.reward.weights:
+    if isinstance(config.reward, ModelRewardConfig):
+        model_rewards.check(config.reward, config.sampler.sample_block)
+    elif config.reward.imported is not None and config.reward.weights:
         raise ConfigError("reward.weights: would do nothing with reward.engine=imported; the rewards are as imported")
     if config.train.imported is not None and config.evaluate.answers is not None:
         raise ConfigError(

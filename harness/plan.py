@@ -16,10 +16,11 @@ from harness.judges.config import PrecomputedJudgeConfig
 from harness.judges.engines import plan_judge
 from harness.judges.precomputed import check_instructions
 from harness.keys import digest, node_key
+from harness.model_rewards import ModelRewardConfig, RewardModelConfig
 from harness.packages import content_hash, package_folder
 from harness.positions import POSITIONS
 from harness.prompts import PromptSet, block_of
-from harness.stages import imported, judge, model, pairs, reference, respond, sample, score, select, train
+from harness.stages import imported, judge, model, model_score, pairs, reference, respond, sample, score, select, train
 from harness.stages import prompts as prompts_stage
 from harness.store import Artifact, Store
 
@@ -100,7 +101,9 @@ class Node:
     @property
     def loads(self) -> str:
         """What a worker has to load for this node, and keeps for the next that needs the same; empty if nothing."""
-        base = {"sample": "policy", "reference": "policy", "respond": "reference"}.get(self.stage, "")
+        base = {"sample": "policy", "score": "reward_model", "reference": "policy", "respond": "reference"}.get(
+            self.stage, ""
+        )
         return self.inputs[base][0].key if base in self.inputs else ""
 
     @property
@@ -224,11 +227,13 @@ class _Builder:
     def _pool(self, config: Config) -> tuple[Node, list[Node], list[Node]]:
         policy, prompts = self.policy(config), load_train_prompts(config)
         frozen = self.prompts(prompts, config.prompts.name)
-        sampled, scored = [], []
-        for block in range(-(-config.n // config.sampler.sample_block)):
-            for responses in self.sample(config, policy, prompts, frozen, block):
-                sampled.append(responses)
-                scored.append(self.score(config, responses, frozen))
+        blocks = [
+            list(self.sample(config, policy, prompts, frozen, block))
+            for block in range(-(-config.n // config.sampler.sample_block))
+        ]
+        sampled = [responses for block in blocks for responses in block]
+        # Each with the same prompts' block of first samples, from which a pairwise reward takes its opponents.
+        scored = [self.score(config, *both, frozen) for block in blocks for both in zip(block, blocks[0], strict=True)]
         if config.reward.engine == "embedded":
             find_model_folder()
         return policy, sampled, scored
@@ -344,11 +349,27 @@ class _Builder:
                 units=len(ids) * sampler.sample_block,
             )
 
-    def score(self, config: Config, responses: Node, frozen: Node) -> Node:
+    def reward_model(self, engine: str, settings: RewardModelConfig, name: str) -> Node:
+        """A reward model's weights."""
+        content = folder_hash(settings.id, "reward.model.id") if settings.source == "local" else None
+        return self.node(
+            stage="model",
+            slug=_slug(name),
+            spec=model.reward_spec(engine, settings, content),
+            params={"id": settings.id},
+        )
+
+    def score(self, config: Config, responses: Node, first: Node, frozen: Node) -> Node:
+        """Rewards of a block; `first` is the block of the same prompts' first samples."""
         reward = config.reward
         inputs = {"responses": (responses,)}
-        spec: score.Spec | imported.ScoreSpec
-        if reward.imported is not None:
+        spec: score.Spec | imported.ScoreSpec | model_score.Spec | model_score.PairwiseSpec
+        if isinstance(reward, ModelRewardConfig):
+            inputs["reward_model"] = (self.reward_model(reward.engine, reward.model, reward.name),)
+            spec = model_score.spec_of(reward)
+            if isinstance(spec, model_score.PairwiseSpec):
+                inputs["opponents"] = (first,)
+        elif reward.imported is not None:
             inputs["imported"] = (self.imported("rewards", reward.imported, "reward.imported"),)
             spec = imported.ScoreSpec()
         else:
@@ -574,15 +595,18 @@ def _load(path: str | None, embedded: str, limit: int | None, duplicates: str, k
 
 
 @lru_cache(maxsize=16)
-def folder_hash(folder: str) -> str:
+def folder_hash(folder: str, key: str = "policy.id") -> str:
     """Hash of a local model folder's files (weights, configs, tokenizer), by name and content.
+
+    Args:
+        key: config path that errors name.
 
     Raises:
         ConfigError: no such folder, or no model in it.
     """
     path = Path(folder)
     if not (path / "config.json").is_file():
-        raise ConfigError(f"policy.id: {folder} is no model folder (it has no config.json)")
+        raise ConfigError(f"{key}: {folder} is no model folder (it has no config.json)")
     return content_hash(path)
 
 

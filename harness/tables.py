@@ -1,7 +1,7 @@
 """The schemas of every table in the store, in one place, and how tables are written and read."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,11 @@ def rewards_schema(attributes: Sequence[str]) -> pa.Schema:
     return pa.schema([_ID, _SAMPLE, ("reward", pa.float64()), *((f"attribute_{a}", pa.float64()) for a in attributes)])
 
 
+def model_rewards_schema(attributes: Sequence[str]) -> pa.Schema:
+    """Schema of a reward model's rewards, with what there is to say of one: why it is none, or that texts were cut."""
+    return rewards_schema(attributes).append(pa.field("note", pa.string()))
+
+
 def build(schema: pa.Schema, rows: Sequence[dict[str, Any]]) -> pa.Table:
     """A table out of rows; a row with a missing or unknown column is an error."""
     names = set(schema.names)
@@ -158,3 +163,21 @@ def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a table: one file, or a folder of shards in the order of their names."""
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     return pa.concat_tables([pq.read_table(file, columns=columns, partitioning=None) for file in files])
+
+
+def count(path: Path) -> int:
+    """Rows of a table, without reading it."""
+    return sum(pq.ParquetFile(file).metadata.num_rows for file in sorted(path.glob("*.parquet")))
+
+
+def batches(path: Path, columns: Sequence[str], size: int) -> Iterator[list[dict[str, Any]]]:
+    """Rows of a folder of shards in their order, `size` at a time, without holding the table in memory."""
+    rows: list[dict[str, Any]] = []
+    for file in sorted(path.glob("*.parquet")):
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=size, columns=list(columns)):
+            rows += batch.to_pylist()
+            while len(rows) >= size:
+                yield rows[:size]
+                rows = rows[size:]
+    if rows:
+        yield rows
