@@ -140,7 +140,7 @@ _COSTS: Mapping[str, tuple[str, ...]] = {
 
 def _cost(stage: str, spec: Mapping[str, Any], inputs: Mapping[str, Sequence[str]]) -> str:
     """Equal for nodes whose units cost the same: by settings, and by the model that is sampled, trained or asked."""
-    name = {"respond": "reference", "score": "reward_model"}.get(stage, "policy")
+    name = {"respond": "reference", "score": "reward_model", "judge": "reward_model"}.get(stage, "policy")
     policy = inputs.get(name) if stage in _COSTS else None
     return json.dumps([policy, {name: spec.get(name) for name in _COSTS.get(stage, ())}], sort_keys=True, default=str)
 

@@ -12,7 +12,7 @@ from harness import prompts as prompt_files
 from harness.config import Config, PromptsConfig, trains, used
 from harness.engines.embedding import find_model_folder
 from harness.errors import ConfigError
-from harness.judges.config import PrecomputedJudgeConfig
+from harness.judges.config import ModelJudgeConfig, PrecomputedJudgeConfig
 from harness.judges.engines import plan_judge
 from harness.judges.precomputed import check_instructions
 from harness.keys import digest, node_key
@@ -55,6 +55,16 @@ _VERSIONS: Mapping[str, int] = {
 
 _REFERENCE_BATCH_TOKENS = 2048
 """Padded tokens of a reference batch: 16 responses of 128 tokens, whose logits fit a laptop."""
+
+
+_LOADS: Mapping[str, str] = {
+    "sample": "policy",
+    "score": "reward_model",
+    "reference": "policy",
+    "respond": "reference",
+    "judge": "reward_model",
+}
+"""Name of the input, where there is one, that is a model."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,9 +111,7 @@ class Node:
     @property
     def loads(self) -> str:
         """What a worker has to load for this node, and keeps for the next that needs the same; empty if nothing."""
-        base = {"sample": "policy", "score": "reward_model", "reference": "policy", "respond": "reference"}.get(
-            self.stage, ""
-        )
+        base = _LOADS.get(self.stage, "")
         return self.inputs[base][0].key if base in self.inputs else ""
 
     @property
@@ -266,13 +274,17 @@ class _Builder:
         judging = plan_judge(config.judge)
         if isinstance(config.judge, PrecomputedJudgeConfig):
             check_instructions(config.judge, judging.params, [p.prompt_id for p in instructions.prompts])
+        judging_model = {}
+        if isinstance(config.judge, ModelJudgeConfig):
+            scorer = getattr(config.judge, "scorer", "pairwise")
+            judging_model["reward_model"] = (self.reward_model(scorer, config.judge.model, config.judge.name),)
         verdicts = self.node(
             stage="judge",
             slug=_slug(config.judge.name, *answers.slug.split("-")),
             spec=judging.spec,
-            inputs={"answers": (answers,), "references": (references,)},
+            inputs={"answers": (answers,), "references": (references,), **judging_model},
             uses={"instructions": (frozen,)},
-            params=judging.params,
+            params={**judging.params, "selected_the_data": trains(config) and judge_selected(config)},
             units=len(instructions.prompts),
         )
         return Point(config=config, nodes={**own, "respond": answers, "judge": verdicts})
@@ -518,6 +530,21 @@ def _sample_spec(
         dtype=policy.dtype,
         trust_remote_code=policy.trust_remote_code,
         **place,
+    )
+
+
+def judge_selected(config: Config) -> bool:
+    """Whether the judge is the very model that selected the training data; of local folders, the same content."""
+    one, other = config.reward, config.judge
+    if not isinstance(one, ModelRewardConfig) or not isinstance(other, ModelJudgeConfig):
+        return False
+    local = one.model.source == other.model.source == "local"
+    if local:
+        return folder_hash(one.model.id) == folder_hash(other.model.id)
+    return (one.model.source, one.model.id, one.model.revision) == (
+        other.model.source,
+        other.model.id,
+        other.model.revision,
     )
 
 

@@ -117,6 +117,7 @@ JUDGEMENTS = pa.schema(
     ]
 )
 COMPARED = pa.schema([_ID, ("preference", pa.float64())])
+MODEL_VALUES = pa.schema([("value", pa.float64()), ("note", pa.string())])
 
 IMPORTED_RESPONSES = pa.schema(
     [_ID, _SAMPLE, ("text", pa.string()), ("token_ids", _TOKENS), ("finish_reason", pa.string())]

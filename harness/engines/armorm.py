@@ -16,7 +16,7 @@ _TURN = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
 """Where the prompt ends and the response begins: the gate reads the state at the first token of its last occurrence."""
 
 
-class GatingNetwork(nn.Module):
+class GatingNetwork(nn.Module):  # type: ignore[misc]
     """Weights of the objectives: a ReLU network, then a softmax with a temperature and a learnt scale."""
 
     def __init__(self, width: int, objectives: int, hidden: int, layers: int, temperature: float) -> None:

@@ -13,6 +13,8 @@ _MODULES: Mapping[str, str] = {
     "embedded": "compared",
     "shorter": "compared",
     "openai": "openai_server",
+    "reward_model": "models",
+    "pairwise_model": "models",
     "precomputed": "precomputed",
 }
 """Module of this package by engine. Each offers `plan`, which is light, and `open_judge`."""

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -61,16 +61,6 @@ def spec_of(reward: ModelRewardConfig) -> Spec | PairwiseSpec:
     return Spec(engine=reward.engine, trust_remote_code=trusted, objectives=reward.objectives, **shared)
 
 
-class _Engine(Protocol):
-    label: str
-    attributes: Sequence[str]
-    shard: int
-    retries: int
-
-    def rewards(self, rows: Sequence[Mapping[str, Any]], prompts: Sequence[Any]) -> tuple[Any, list[str | None]]:
-        """Values [rows, 1 + attributes] and notes of responses to prompts."""
-
-
 def run(context: Context, spec: Spec | PairwiseSpec) -> Outcome:
     """Score every response, shard by shard; shards that stand from an interrupted run are kept.
 
@@ -78,7 +68,7 @@ def run(context: Context, spec: Spec | PairwiseSpec) -> Outcome:
     by its note; selection leaves it out.
     """
     prompts = _Prompts(context)
-    engine: _Engine = _Comparing(context, spec) if isinstance(spec, PairwiseSpec) else _Scoring(context, spec)
+    engine = _Comparing(context, spec) if isinstance(spec, PairwiseSpec) else _Scoring(context, spec)
     source, folder = context.input("responses").folder / "responses", context.work / "rewards"
     folder.mkdir(exist_ok=True)
     total, notes, invalid = tables.count(source), Counter[str](), 0
@@ -161,7 +151,7 @@ class _Scoring:
                 f"reward.objectives: {len(spec.objectives)} names, but the model has {self._model.objectives} heads"
             )
         self._batches = BudgetedBatches(spec.batch_tokens)
-        self.attributes = spec.objectives
+        self.attributes: Sequence[str] = spec.objectives
         self.label = label(context, "gated objectives" if spec.objectives else "scalar head")
 
     @property
@@ -176,7 +166,7 @@ class _Scoring:
 class _Comparing:
     """Mean logit of being better than the opponents, both orders averaged (ours; the model itself ranks pairs)."""
 
-    attributes = ()
+    attributes: Sequence[str] = ()
     shard = 64
     """Responses between two writes: each is two comparisons for every opponent."""
 
