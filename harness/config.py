@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union
 
-from harness import model_rewards
+from harness import model_rewards, prompt_datasets
 from harness.cluster import PythonConfig, SlurmConfig, VllmConfig
 from harness.errors import ConfigError
 from harness.judges.config import AnyJudgeConfig, check_judge
 from harness.model_rewards import ModelRewardConfig
 from harness.positions import check_pair
+from harness.prompt_datasets import DatasetPromptsConfig
 
 T = TypeVar("T")
 
@@ -252,7 +253,7 @@ class Config:
     """One point of a sweep: everything that decides a result."""
 
     policy: PolicyConfig
-    prompts: PromptsConfig
+    prompts: PromptsConfig | DatasetPromptsConfig
     sampler: SamplerConfig
     reward: RewardConfig | ModelRewardConfig
     construction: ConstructionConfig
@@ -324,7 +325,7 @@ def _value(hint: Any, value: Any, path: str) -> Any:  # noqa: PLR0911 (one retur
         if value is None:
             return None
         kinds = [arg for arg in typing.get_args(hint) if arg is not type(None)]
-        return _value(kinds[0] if len(kinds) == 1 else _named(kinds, value, path), value, path)
+        return _value(_with_keys(kinds, value) or _named(kinds, value, path), value, path)
     if origin is not None:
         return _values(hint, value, path)
     if hint is Any:
@@ -350,10 +351,21 @@ def _values(hint: Any, value: Any, path: str) -> Any:
     return {str(name): _value(inner, item, _join(path, str(name))) for name, item in value.items()}
 
 
+def _with_keys(kinds: Sequence[Any], value: Any) -> Any:
+    """The only kind, or of several dataclasses the one whose keys a group has; None where no one fits."""
+    keys = set(value) if isinstance(value, Mapping) else set()
+    fitting = [kind for kind in kinds if set(typing.get_type_hints(kind)) == keys] if len(kinds) > 1 else kinds
+    return fitting[0] if len(fitting) == 1 else None
+
+
 def _named(kinds: Sequence[Any], value: Any, path: str) -> Any:
     """The dataclass, of several, that a group means: by the first field of them all that has its choices listed."""
     hints = {kind: typing.get_type_hints(kind) for kind in kinds}
-    field = next(n for n in hints[kinds[0]] if all(typing.get_origin(h.get(n)) is Literal for h in hints.values()))
+    listed = (n for n in hints[kinds[0]] if all(typing.get_origin(h.get(n)) is Literal for h in hints.values()))
+    field = next((n for n in listed if len({h[n] for h in hints.values()}) == len(kinds)), None)
+    if field is None:  # by the keys that it has in common with them
+        given = set(value) if isinstance(value, Mapping) else set()
+        return max(kinds, key=lambda kind: len(given & set(hints[kind])))
     names = {name: kind for kind in kinds for name in typing.get_args(hints[kind][field])}
     name = value.get(field) if isinstance(value, Mapping) else value
     if name not in names:
@@ -393,6 +405,8 @@ def check(config: Config) -> Config:
             "only robust uses it"
         )
     _check_imports(config)
+    if isinstance(config.prompts, DatasetPromptsConfig):
+        prompt_datasets.check(config.prompts)
     check_judge(config.judge)
     if config.policy.source == "hub" and not re.fullmatch(r"[0-9a-f]{40}", config.policy.revision or ""):
         raise ConfigError(

@@ -46,17 +46,27 @@ class ModelRewardConfig:
     """`pairwise`: the prompt's share of max_tokens; both responses divide the rest."""
 
 
+def check_commit(revision: str | None, path: str) -> None:
+    """Refuse what is not the name of one state of a repository on the hub.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+        raise ConfigError(
+            f"{path}: {revision!r} is no commit; expected its 40 hex digits, since a branch or tag would let one name "
+            "mean different contents"
+        )
+
+
 def check_model(model: RewardModelConfig, path: str) -> None:
     """Refuse a model whose name does not say which weights it means.
 
     Raises:
         ConfigError: names the key under `path`, and what was expected.
     """
-    if model.source == "hub" and not re.fullmatch(r"[0-9a-f]{40}", model.revision or ""):
-        raise ConfigError(
-            f"{path}.revision: {model.revision!r} is no commit; expected its 40 hex digits, since a branch or tag "
-            "would let one key mean different weights"
-        )
+    if model.source == "hub":
+        check_commit(model.revision, f"{path}.revision")
     if model.source == "local" and model.revision is not None:
         raise ConfigError(f"{path}.revision: {model.revision!r} would do nothing; a folder is named by its content")
     if model.source == "package" and (model.revision is None or not all(model.id.partition(":"))):

@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness import benchmarks, imports
+from harness import benchmarks, imports, prompt_datasets
 from harness import prompts as prompt_files
 from harness.config import Config, PromptsConfig, trains, used
 from harness.engines.embedding import find_model_folder
@@ -19,6 +19,7 @@ from harness.keys import digest, node_key
 from harness.model_rewards import ModelRewardConfig, RewardModelConfig
 from harness.packages import content_hash, package_folder
 from harness.positions import POSITIONS
+from harness.prompt_datasets import DatasetPromptsConfig
 from harness.prompts import PromptSet, block_of
 from harness.stages import imported, judge, model, model_score, pairs, reference, respond, sample, score, select, train
 from harness.stages import prompts as prompts_stage
@@ -571,8 +572,11 @@ HeldOut = tuple[str | None, str | None, int | None]
 
 
 @lru_cache(maxsize=64)
-def _train_prompts(settings: PromptsConfig, held_out: HeldOut) -> PromptSet:
-    given = _load(settings.path, prompt_files.TRAIN, settings.limit, settings.duplicates, "prompts.path")
+def _train_prompts(settings: PromptsConfig | DatasetPromptsConfig, held_out: HeldOut) -> PromptSet:
+    if isinstance(settings, DatasetPromptsConfig):
+        given = prompt_datasets.load(settings)
+    else:
+        given = _load(settings.path, prompt_files.TRAIN, settings.limit, settings.duplicates, "prompts.path")
     left = given.without(_held_out(*held_out), "in_evaluation_set")
     if not left.prompts:
         raise ConfigError(f"prompts.path: all {len(given.prompts)} prompts also stand in the evaluation set")
