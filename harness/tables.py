@@ -162,19 +162,23 @@ def write(table: pa.Table, path: Path) -> None:
 
 def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a table: one file, or a folder of shards in the order of their names."""
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    files = _files(path)
     return pa.concat_tables([pq.read_table(file, columns=columns, partitioning=None) for file in files])
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(path.glob("*.parquet")) if path.is_dir() else [path]
 
 
 def count(path: Path) -> int:
     """Rows of a table, without reading it."""
-    return sum(pq.ParquetFile(file).metadata.num_rows for file in sorted(path.glob("*.parquet")))
+    return sum(pq.ParquetFile(file).metadata.num_rows for file in _files(path))
 
 
 def batches(path: Path, columns: Sequence[str], size: int) -> Iterator[list[dict[str, Any]]]:
-    """Rows of a folder of shards in their order, `size` at a time, without holding the table in memory."""
+    """Rows of a table in their order, `size` at a time, without holding the table in memory."""
     rows: list[dict[str, Any]] = []
-    for file in sorted(path.glob("*.parquet")):
+    for file in _files(path):
         for batch in pq.ParquetFile(file).iter_batches(batch_size=size, columns=list(columns)):
             rows += batch.to_pylist()
             while len(rows) >= size:

@@ -69,7 +69,7 @@ def run(context: Context, spec: Spec | PairwiseSpec) -> Outcome:
     """
     prompts = _Prompts(context)
     engine = _Comparing(context, spec) if isinstance(spec, PairwiseSpec) else _Scoring(context, spec)
-    source, folder = context.input("responses").folder / "responses", context.work / "rewards"
+    source, folder = context.input("responses").table_path("responses"), context.work / "rewards"
     folder.mkdir(exist_ok=True)
     total, notes, invalid = tables.count(source), Counter[str](), 0
     with context.reporter.task(context.label, total, "rewards") as task:
@@ -209,7 +209,7 @@ class _Comparing:
 
 def _opponents(context: Context, most: int) -> dict[str, dict[int, str]]:
     """Texts of the first samples of each prompt, by prompt and sample index."""
-    source = context.input("opponents").folder / "responses"
+    source = context.input("opponents").table_path("responses")
     found: dict[str, dict[int, str]] = {}
     for rows in tables.batches(source, _READ, 1024):
         for row in rows:
