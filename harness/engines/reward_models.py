@@ -54,7 +54,7 @@ class ScoringModel:
         for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
             whole = chat.encode_conversation(self.tokenizer, [*prompt, {"role": "assistant", "content": response}])
             if len(whole) > self._max_tokens:
-                notes[i] = TRUNCATED if self._leaves_room(prompt) else PROMPT_TOO_LONG
+                notes[i] = TRUNCATED if self._leaves_room(prompt, whole) else PROMPT_TOO_LONG
             if notes[i] != PROMPT_TOO_LONG:
                 tokens[i] = whole[: self._max_tokens]
         rows, ids = list(tokens), list(tokens.values())
@@ -62,13 +62,12 @@ class ScoringModel:
         values[rows] = batches.run([len(t) for t in ids], lambda b: self._forward([ids[i] for i in b]), values.shape[1])
         return Scored(values=values, notes=_noted(values[:, 0], notes))
 
-    def _leaves_room(self, prompt: Conversation) -> bool:
-        """Whether a token of a response to this prompt is read, and the gate's turn before it."""
-        if self._turn is None:
-            return len(chat.encode_conversation(self.tokenizer, prompt)) < self._max_tokens
-        opened = chat.encode_conversation(self.tokenizer, [*prompt, {"role": "assistant", "content": ""}])
-        gate = armorm.find_gate(opened, self._turn)
-        return gate is None or gate + len(self._turn) < self._max_tokens
+    def _leaves_room(self, prompt: Conversation, whole: Sequence[int]) -> bool:
+        """Whether a token of the response is read: what it shares with an empty response is not the response's."""
+        empty = chat.encode_conversation(self.tokenizer, [*prompt, {"role": "assistant", "content": ""}])
+        pairs = zip(whole, empty, strict=False)
+        shared = next((i for i, (one, other) in enumerate(pairs) if one != other), len(empty))
+        return shared < self._max_tokens
 
     def _forward(self, batch: list[list[int]]) -> npt.NDArray[np.float64]:
         with torch.inference_mode():
