@@ -183,7 +183,9 @@ class TrainConfig:
     global_batch: int
     """Pairs per optimiser step; gradient accumulation is derived from it."""
     micro_batch: int
-    """Pairs per forward pass; must divide global_batch."""
+    """Pairs per forward pass; must divide global_batch. Without effect where batch_tokens is given."""
+    batch_tokens: int | None
+    """Padded tokens per forward pass, at least one pair: a step's pairs are divided by length. None: by micro_batch."""
     max_length: int
     """Prompt and response together are cut to this many tokens, keeping the start."""
     weights_dtype: Literal["float32", "bfloat16"]
@@ -390,7 +392,7 @@ def check(config: Config) -> Config:
             f"construction: expected 2 <= draws <= among <= n, got draws = {construction.draws}, "
             f"among = {construction.among}, n = {config.n}"
         )
-    if train.global_batch % train.micro_batch:
+    if train.batch_tokens is None and train.global_batch % train.micro_batch:
         raise ConfigError(
             f"train.micro_batch: {train.micro_batch} does not divide train.global_batch = {train.global_batch}"
         )
@@ -452,6 +454,7 @@ _POSITIVE = [
     "train.epochs",
     "train.global_batch",
     "train.micro_batch",
+    "train.batch_tokens",
     "train.max_length",
     "train.lora.r",
     "train.lora.alpha",
@@ -535,6 +538,8 @@ def _unused(config: Config) -> list[str]:
         paths += ["construction.draws", "construction.among", "construction.seed"]
     if config.train.method != "lora":
         paths.append("train.lora")
+    if config.train.batch_tokens is not None:
+        paths.append("train.micro_batch")
     if config.train.max_steps is not None:
         paths.append("train.epochs")
     if config.evaluate.temperature == 0:

@@ -126,6 +126,7 @@ _COSTS: Mapping[str, tuple[str, ...]] = {
         "max_steps",
         "global_batch",
         "micro_batch",
+        "batch_tokens",
         "max_length",
         "weights_dtype",
         "autocast",

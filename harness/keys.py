@@ -10,6 +10,10 @@ from typing import Any
 KEY_DIGITS = 16
 """Hex digits of a key: 64 bits, so that a store of a million nodes has a collision chance below 1e-7."""
 
+ADDED: Mapping[str, bool] = {"added": True}
+"""Metadata of a spec's field that came after its stage: None, which stands for what was done before there was such a
+field, is left out, so that artifacts of then keep their keys."""
+
 
 def canonical(value: Any, path: str = "spec") -> Any:
     """Reduce a value to what JSON can hold without loss: dict, list, str, int, float, bool, None.
@@ -29,7 +33,10 @@ def canonical(value: Any, path: str = "spec") -> Any:
             raise TypeError(f"{path}: {value!r} has no canonical form; use None for 'no limit'")
         return value + 0.0
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: canonical(getattr(value, f.name), f"{path}.{f.name}") for f in dataclasses.fields(value)}
+        fields = [
+            f for f in dataclasses.fields(value) if getattr(value, f.name) is not None or "added" not in f.metadata
+        ]
+        return {f.name: canonical(getattr(value, f.name), f"{path}.{f.name}") for f in fields}
     if isinstance(value, Mapping):
         for name in value:
             if not isinstance(name, str):

@@ -55,7 +55,8 @@ _VERSIONS: Mapping[str, int] = {
 }
 
 _REFERENCE_BATCH_TOKENS = 2048
-"""Padded tokens of a reference batch: 16 responses of 128 tokens, whose logits fit a laptop."""
+"""Padded tokens of a reference batch, unless train.batch_tokens says how many fit: 16 responses of 128 tokens, whose
+logits fit a laptop."""
 
 
 _LOADS: Mapping[str, str] = {
@@ -421,7 +422,7 @@ class _Builder:
                 max_length=config.train.max_length,
                 dtype=config.train.weights_dtype,
                 autocast=config.train.autocast,
-                batch_tokens=_REFERENCE_BATCH_TOKENS,
+                batch_tokens=config.train.batch_tokens or _REFERENCE_BATCH_TOKENS,
                 trust_remote_code=config.policy.trust_remote_code,
             ),
             inputs={"policy": (policy,), "picks": (picks,), "responses": tuple(sampled)},
@@ -445,7 +446,8 @@ class _Builder:
                 epochs=settings.epochs if settings.max_steps is None else None,
                 max_steps=settings.max_steps,
                 global_batch=settings.global_batch,
-                micro_batch=settings.micro_batch,
+                micro_batch=settings.micro_batch if settings.batch_tokens is None else None,
+                batch_tokens=settings.batch_tokens,
                 max_length=settings.max_length,
                 weights_dtype=settings.weights_dtype,
                 autocast=settings.autocast,

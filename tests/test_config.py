@@ -114,6 +114,7 @@ def test_a_config_that_is_no_group_is_refused() -> None:
         (["construction=sweet_spot", "construction.draws=6"], r"construction: .*draws = 6, among = 5"),
         (["construction=sweet_spot", "construction.draws=1"], r"construction: .*draws = 1"),
         (["train.micro_batch=5"], r"train.micro_batch: 5 does not divide train.global_batch = 16"),
+        (["train.batch_tokens=0"], r"train.batch_tokens: expected a number above 0"),
         (["train.weights_dtype=bfloat16"], r"train.weights_dtype: full fine-tuning needs float32"),
         (
             ["policy=hub", "policy.id=some/model", "policy.revision=main"],

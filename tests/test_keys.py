@@ -1,14 +1,14 @@
 """Canonical form and hash: golden keys, what does not matter, and what has no canonical form."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from harness.keys import canonical, canonical_json, digest, node_key, stream
+from harness.keys import ADDED, canonical, canonical_json, digest, node_key, stream
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,19 @@ def test_what_has_no_canonical_form_is_an_error_that_names_its_path(value: Any) 
 def test_the_path_leads_through_dataclasses() -> None:
     with pytest.raises(TypeError, match=r"^spec\.inner\.rate: "):
         digest(Outer(seed=0, inner=Inner(rate=float("nan"), names=())))
+
+
+def test_a_field_that_came_later_leaves_keys_as_they_were_while_it_is_none() -> None:
+    @dataclass
+    class Before:
+        size: int | None
+
+    @dataclass
+    class After(Before):
+        budget: int | None = field(default=None, metadata=ADDED)
+
+    assert digest(After(None)) == digest(Before(None)) != digest(After(1))
+    assert digest(After(None, budget=2)) != digest(After(None))
 
 
 def test_names_of_a_mapping_must_be_text() -> None:

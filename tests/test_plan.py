@@ -187,6 +187,8 @@ SWEET_SPOT = ("construction=sweet_spot",)
         ((), "train.max_steps=5", DOWN["train"]),
         ((), "train.global_batch=8", DOWN["train"]),
         ((), "train.micro_batch=2", DOWN["train"]),
+        ((), "train.batch_tokens=4096", DOWN["reference"]),
+        (("train.batch_tokens=4096",), "train.micro_batch=5", set()),
         ((), "train.gradient_checkpointing=true", DOWN["train"]),
         ((), "train.save_dtype=bfloat16", DOWN["train"]),
         (LORA, "train.lora.r=8", DOWN["train"]),

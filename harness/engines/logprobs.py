@@ -10,6 +10,9 @@ import torch
 Sequences = Sequence[tuple[list[int], list[int]]]
 """(prompt token ids, response token ids) of each response."""
 
+_FLOATS = 2**28
+"""Logits in float32 that are in memory at once: 1 GB, and as much again for their logarithms."""
+
 
 def response_logps(
     model: Any, responses: Sequences, batch_tokens: int, autocast: str, advance: Callable[[int], None]
@@ -25,7 +28,7 @@ def response_logps(
     for rows, batch in _batches(responses, batch_tokens, model.device):
         with torch.inference_mode(), _autocast(model, autocast):
             logits = _response_logits(model, batch)
-        logps = torch.log_softmax(logits.float(), dim=-1).gather(2, batch["targets"].unsqueeze(2)).squeeze(2)
+            logps = _target_logps(logits, batch["targets"])
         out[rows] = (logps * batch["response"]).sum(dim=1).double().cpu().numpy()
         advance(len(rows))
     return out
@@ -88,6 +91,17 @@ def _response_logits(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor
         batch["ids"], attention_mask=batch["mask"], position_ids=positions, use_cache=False, logits_to_keep=kept + 1
     ).logits
     return logits[:, :-1]
+
+
+def _target_logps(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """log p of each target in float32, [rows, kept]; a few rows at a time, since float32 doubles bfloat16's memory."""
+    rows = max(1, _FLOATS // (logits.shape[1] * logits.shape[2]))
+    parts = zip(logits.split(rows), targets.split(rows), strict=True)
+    return torch.cat([_gathered(part.float(), target) for part, target in parts])
+
+
+def _gathered(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return torch.log_softmax(logits, dim=-1).gather(2, targets.unsqueeze(2)).squeeze(2)
 
 
 def _autocast(model: Any, kind: str) -> Any:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig
 
 from harness.engines import models
+from harness.engines.trainer import PreferenceTrainer
 from harness.errors import PrefsweepError
 from harness.progress import Reporter, Task
 
@@ -40,19 +41,6 @@ _COLUMNS = {
     "grad_norm": "grad_norm",
     "epoch": "epoch",
 }
-
-
-class _Trainer(DPOTrainer):  # type: ignore[misc]
-    """The stock trainer, except that the rows come tokenised and with their reference log-probabilities.
-
-    The stock one ignores both, tokenises rendered text again and runs the reference model itself.
-    """
-
-    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-        return dataset
-
-    def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
-        return dataset
 
 
 class TrainingError(PrefsweepError):
@@ -86,8 +74,9 @@ def train(
     model, tokenizer = models.load_for_training(policy, spec.weights_dtype, spec.trust_remote_code)
     checkpoints = work / "checkpoints"
     watch = _Watch(spec)
-    trainer = _Trainer(
+    trainer = PreferenceTrainer(
         model=model,
+        batch_tokens=spec.batch_tokens,
         args=_arguments(spec, checkpoints, save_steps),
         train_dataset=_dataset(rows),
         processing_class=tokenizer,
@@ -125,6 +114,8 @@ def _dataset(rows: Sequence[dict[str, Any]]) -> Dataset:
 
 def _arguments(spec: Any, checkpoints: Path, save_steps: int) -> DPOConfig:
     on_gpu = torch.cuda.is_available()
+    # By tokens, the trainer divides a step's pairs itself.
+    at_once = spec.micro_batch if spec.batch_tokens is None else spec.global_batch
     return DPOConfig(
         output_dir=str(checkpoints),
         use_cpu=not on_gpu,
@@ -142,8 +133,8 @@ def _arguments(spec: Any, checkpoints: Path, save_steps: int) -> DPOConfig:
         max_grad_norm=spec.max_grad_norm,
         num_train_epochs=spec.epochs or 1.0,
         max_steps=spec.max_steps or -1,
-        per_device_train_batch_size=spec.micro_batch,
-        gradient_accumulation_steps=spec.global_batch // spec.micro_batch,
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=spec.global_batch // at_once,
         max_length=spec.max_length,
         truncation_mode="keep_start",
         precompute_ref_log_probs=True,

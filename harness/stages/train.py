@@ -2,12 +2,12 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from harness import tables
 from harness.config import LoraConfig, LossConfig
-from harness.keys import digest
+from harness.keys import ADDED, digest
 from harness.stages import Context, Outcome
 from harness.store import Rows
 
@@ -30,7 +30,8 @@ class Spec:
     """None where max_steps decides."""
     max_steps: int | None
     global_batch: int
-    micro_batch: int
+    micro_batch: int | None
+    """None where batch_tokens divides a step's pairs."""
     max_length: int
     weights_dtype: str
     autocast: str
@@ -39,6 +40,7 @@ class Spec:
     lora: LoraConfig | None
     """None for full fine-tuning."""
     trust_remote_code: bool
+    batch_tokens: int | None = field(default=None, metadata=ADDED)
 
 
 def run(context: Context, spec: Spec) -> Outcome:

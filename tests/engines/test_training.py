@@ -37,7 +37,7 @@ SPEC = Spec(
 )
 
 
-def _rows(policy: Path, count: int = 10, max_length: int = 48) -> list[dict[str, Any]]:
+def rows_of(policy: Path, count: int = 10, max_length: int = 48) -> list[dict[str, Any]]:
     """Random rows with true reference log-probabilities, some of them cut by max_length."""
     model, _, _ = models.load(policy, "float32", False)
     random = np.random.default_rng(0)
@@ -71,7 +71,7 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_training_starts_at_its_reference_and_separates_the_pairs(tiny_policy: Path, tmp_path: Path) -> None:
-    history = _train(tiny_policy, _rows(tiny_policy), SPEC, tmp_path)
+    history = _train(tiny_policy, rows_of(tiny_policy), SPEC, tmp_path)
     assert [row["step"] for row in history] == [1, 2, 3, 4, 5, 6]
     assert abs(history[0]["margin"]) < 1e-4
     assert history[0]["loss"] == pytest.approx(np.log(2), abs=1e-4)
@@ -82,7 +82,7 @@ def test_training_starts_at_its_reference_and_separates_the_pairs(tiny_policy: P
 
 
 def test_foreign_reference_log_probabilities_are_refused(tiny_policy: Path, tmp_path: Path) -> None:
-    rows = _rows(tiny_policy)
+    rows = rows_of(tiny_policy)
     for row in rows:
         row["ref_chosen_logp"] += 1.0
     with pytest.raises(training.TrainingError, match="differs from its reference"):
@@ -92,7 +92,7 @@ def test_foreign_reference_log_probabilities_are_refused(tiny_policy: Path, tmp_
 def test_resumed_training_equals_undisturbed(
     tiny_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = _rows(tiny_policy)
+    rows = rows_of(tiny_policy)
     undisturbed = _train(tiny_policy, rows, SPEC, tmp_path / "a", save_steps=2)
 
     class Killed(BaseException):
@@ -121,7 +121,7 @@ def test_resumed_training_equals_undisturbed(
 
 def test_adapters_are_small_and_change_the_answers_of_their_base(tiny_policy: Path, tmp_path: Path) -> None:
     spec = dataclasses.replace(SPEC, method="lora", lora=LORA, learning_rate=1e-2)
-    history = _train(tiny_policy, _rows(tiny_policy), spec, tmp_path)
+    history = _train(tiny_policy, rows_of(tiny_policy), spec, tmp_path)
     assert abs(history[0]["margin"]) < 1e-4
     assert history[-1]["margin"] > 0.05
     adapted, _, _ = models.load(tmp_path / "weights", "float32", False, base=tiny_policy)
@@ -134,7 +134,7 @@ def test_adapters_are_small_and_change_the_answers_of_their_base(tiny_policy: Pa
 def test_equal_trainings_write_equal_files(tiny_policy: Path, tmp_path: Path) -> None:
     spec = dataclasses.replace(SPEC, method="lora", lora=LORA)
     for name in ("one", "other"):
-        _train(tiny_policy, _rows(tiny_policy), spec, tmp_path / name)
+        _train(tiny_policy, rows_of(tiny_policy), spec, tmp_path / name)
     one, other = (
         {path.name: path.read_bytes() for path in (tmp_path / name / "weights").iterdir()} for name in ("one", "other")
     )
@@ -143,14 +143,14 @@ def test_equal_trainings_write_equal_files(tiny_policy: Path, tmp_path: Path) ->
 
 
 def test_a_training_that_diverges_fails_instead_of_ending(tiny_policy: Path, tmp_path: Path) -> None:
-    rows = _rows(tiny_policy)
+    rows = rows_of(tiny_policy)
     rows[0]["ref_chosen_logp"] = rows[0]["ref_rejected_logp"] = float("nan")
     with pytest.raises(training.TrainingError):
         _train(tiny_policy, rows, SPEC, tmp_path)
 
 
 def test_global_batch_decides_the_steps_whatever_the_micro_batch(tiny_policy: Path, tmp_path: Path) -> None:
-    rows = _rows(tiny_policy)
+    rows = rows_of(tiny_policy)
     losses = [
         [row["loss"] for row in _train(tiny_policy, rows, dataclasses.replace(SPEC, micro_batch=m), tmp_path / str(m))]
         for m in (1, 4)
