@@ -31,16 +31,21 @@ def raw(group: str, name: str) -> dict[str, Any]:
     return found
 
 
+def model_of(group: str, name: str) -> tuple[str, dict[str, Any]]:
+    """Config path and keys of the model that a named configuration means."""
+    given = raw(group, name)
+    nested = group != "policy"
+    model = given.get("model") if nested else given
+    return f"{group}.model" if nested else group, model if isinstance(model, dict) else {}
+
+
 def hub(group: str) -> list[str]:
-    return [
-        n for n in names(group) if (raw(group, n).get("model") or raw(group, n)).get("source") == "hub" and n != "hub"
-    ]
+    return [name for name in names(group) if model_of(group, name)[1].get("source") == "hub" and name != "hub"]
 
 
 def composed(group: str, name: str) -> Config:
     """The named configuration, with a commit where it leaves that to the user."""
-    given = raw(group, name)
-    path, model = (f"{group}.model", given["model"]) if "model" in given else (group, given)
+    path, model = model_of(group, name)
     return point(f"{group}={name}", *([f"{path}.revision={COMMIT}"] if model["revision"] == "???" else []))
 
 
