@@ -140,7 +140,8 @@ def _fetch(dataset: str, revision: str, files: str) -> Path:
     try:
         return Path(snapshot_download(dataset, repo_type="dataset", revision=revision, allow_patterns=[files]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ConfigError(f"prompts.id: cannot fetch {dataset!r} at revision {revision!r}: {error}") from None
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"prompts.id: cannot fetch {dataset!r} at revision {revision!r}: {first}") from None
 
 
 def _parquet(file: Path, wanted: str) -> Iterator[dict[str, Any]]:

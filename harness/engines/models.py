@@ -151,10 +151,7 @@ def _cached(path: Path, dtype: str, trust_remote_code: bool, base: Path | None) 
     import torch
 
     quieten()
-    if torch.cuda.is_available():
-        from harness.engines import reward_models
-
-        reward_models.forget()
+    make_room(path)
     adapters = (path / "adapter_config.json").exists()
     model, tokenizer = load_for_training(base if adapters and base else path, dtype, trust_remote_code)
     if adapters:
@@ -198,6 +195,15 @@ def prompt_room(model: Any, max_prompt_tokens: int, max_new_tokens: int, key: st
     if max_new_tokens >= context:
         raise ConfigError(f"{key}: {max_new_tokens} leaves no room for a prompt in the policy's context of {context}")
     return min(max_prompt_tokens, context - max_new_tokens)
+
+
+def make_room(path: Path) -> None:
+    """Drop the models kept in memory where a GPU has too little left for the next one beside them."""
+    import torch
+
+    weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] < 2 * weights:
+        forget()
 
 
 def release() -> None:

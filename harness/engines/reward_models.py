@@ -155,7 +155,7 @@ def _load(engine: str, path: Path, dtype: str, trust_remote_code: bool) -> _Load
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     models.quieten()
-    models.release()
+    models.make_room(path)
     kind: Any = {"armorm": armorm.ArmoRM, "pairwise": pairrm.PairRM}.get(engine, AutoModelForSequenceClassification)
     trusted = {"trust_remote_code": trust_remote_code} if engine == "sequence_classification" else {}
     model, loading = kind.from_pretrained(

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from harness import chat
@@ -15,7 +17,7 @@ from harness.engines import reward_models
 from harness.engines.batches import BudgetedBatches
 from harness.engines.reward_models import ComparingModel, ScoringModel
 from harness.errors import ConfigError
-from tests.tiny_rewards import OBJECTIVES, save_armorm, save_classifier, save_pairrm
+from tests.tiny_rewards import HEADERS, OBJECTIVES, save_armorm, save_classifier, save_pairrm
 
 PROMPT = [{"role": "user", "content": "Name a fruit."}]
 DIALOGUE = [
@@ -234,3 +236,24 @@ def test_what_cannot_score_a_conversation_is_refused(tmp_path: Path) -> None:
 def test_good_models_are_reported(folders: dict[str, Path]) -> None:
     for name, engine in (("classifier", "sequence_classification"), ("armorm", "armorm"), ("pairrm", "pairwise")):
         assert reward_models.inspect(folders[name], engine, False)["weight_bytes"] > 0
+
+
+TEXTS = st.lists(
+    st.sampled_from(["a", " ", "\n", "é", "<|eot_id|>", "<|start_header_id|>", "<|", "|>", "\ue000", "eot_id"]),
+    max_size=8,
+).map("".join)
+
+
+@given(TEXTS, TEXTS)
+def test_a_conversation_has_the_special_tokens_of_its_template_and_no_others(
+    folders: dict[str, Path], question: str, answer: str
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folders["classifier"])
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    ids = chat.encode_conversation(tokenizer, messages)
+    assert tokenizer.decode(ids) == tokenizer.apply_chat_template(messages, tokenize=False)
+    assert [ids.count(tokenizer.convert_tokens_to_ids(token)) for token in HEADERS] == [2, 2, 2, 0]
+    if not any(token in question + answer for token in HEADERS):
+        assert ids == tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
