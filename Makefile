@@ -70,7 +70,7 @@ vllm-cpu: .venv-vllm/.installed
 	@touch $@
 
 .venv/.dev: .venv/.installed
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[dev,eval]'
 	@touch $@
 
 clean:

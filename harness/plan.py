@@ -9,11 +9,13 @@ from typing import Any
 
 from harness import benchmarks, imports, prompt_datasets
 from harness import prompts as prompt_files
-from harness.config import Config, PromptsConfig, trains, used
+from harness.config import Config, PolicyConfig, PromptsConfig, trains, used
 from harness.engines.embedding import find_model_folder
 from harness.errors import ConfigError
-from harness.judges.config import ModelJudgeConfig, PrecomputedJudgeConfig
+from harness.judges import vllm_local
+from harness.judges.config import JudgeModelConfig, PrecomputedJudgeConfig, VllmJudgeConfig
 from harness.judges.engines import plan_judge
+from harness.judges.model_config import ModelJudgeConfig
 from harness.judges.precomputed import check_instructions
 from harness.keys import digest, node_key
 from harness.model_rewards import ModelRewardConfig, RewardModelConfig
@@ -276,15 +278,17 @@ class _Builder:
         judging = plan_judge(config.judge)
         if isinstance(config.judge, PrecomputedJudgeConfig):
             check_instructions(config.judge, judging.params, [p.prompt_id for p in instructions.prompts])
-        judging_model = {}
+        models = {}
+        if isinstance(config.judge, VllmJudgeConfig):
+            models[vllm_local.INPUT] = (self.model(config.judge.model, config.judge.name, "judge.model.id"),)
         if isinstance(config.judge, ModelJudgeConfig):
-            scorer = getattr(config.judge, "scorer", "pairwise")
-            judging_model["reward_model"] = (self.reward_model(scorer, config.judge.model, config.judge.name),)
+            judge_model = self.reward_model(config.judge.scorer, config.judge.model, config.judge.name)
+            models["reward_model"] = (judge_model,)
         verdicts = self.node(
             stage="judge",
             slug=_slug(config.judge.name, *answers.slug.split("-")),
             spec=judging.spec,
-            inputs={"answers": (answers,), "references": (references,), **judging_model},
+            inputs={"answers": (answers,), "references": (references,), **models},
             uses={"instructions": (frozen,)},
             params={**judging.params, "selected_the_data": trains(config) and judge_selected(config)},
             units=len(instructions.prompts),
@@ -319,20 +323,22 @@ class _Builder:
         return self.node(stage="imported", slug=f"{kind}-{name}", spec=spec)
 
     def policy(self, config: Config) -> Node:
-        policy = config.policy
-        if policy.source == "package":
-            package_folder(policy.id.partition(":")[0], policy.revision)
-        local = policy.source == "local"
+        return self.model(config.policy, config.policy.name, "policy.id")
+
+    def model(self, given: PolicyConfig | JudgeModelConfig, name: str, key: str) -> Node:
+        if given.source == "package":
+            package_folder(given.id.partition(":")[0], given.revision)
+        local = given.source == "local"
         return self.node(
             stage="model",
-            slug=_slug(policy.name),
+            slug=_slug(name),
             spec=model.Spec(
-                source=policy.source,
-                id="" if local else policy.id,
-                revision=folder_hash(policy.id) if local else str(policy.revision),
-                trust_remote_code=policy.trust_remote_code,
+                source=given.source,
+                id="" if local else given.id,
+                revision=folder_hash(given.id, key) if local else str(given.revision),
+                trust_remote_code=given.trust_remote_code,
             ),
-            params={"id": policy.id, "name": policy.name},
+            params={"id": given.id, "name": name},
         )
 
     def prompts(self, prompts: PromptSet, name: str) -> Node:

@@ -3,11 +3,12 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from harness.errors import PrefsweepError
 from harness.judges import parsers
-from harness.judges.client import Client, Reply, RequestError, ServerError
+from harness.judges.client import Client, Reply, RequestError
 from harness.judges.cost import Budget, Tokens
 from harness.judges.journal import Entry, Journal
 
@@ -36,14 +37,13 @@ class Asking:
 
     def __init__(
         self,
-        client: Callable[[], Client],
+        client: Callable[[], AbstractAsyncContextManager[Client]],
         journal: Journal,
         budget: Budget,
         read: Read,
-        served_as: Callable[[str], bool],
     ) -> None:
         self._new_client, self._journal, self._budget = client, journal, budget
-        self._read, self._served_as = read, served_as
+        self._read = read
         self._under_way = Tokens()
         self._failed: dict[str, RequestError] = {}
         """By request: those without an answer."""
@@ -127,11 +127,6 @@ class Asking:
             return
         finally:
             self._under_way -= question.expected
-        if not self._served_as(reply.model):
-            raise ServerError(
-                f"judge.model: the server answers as {reply.model[:100]!r}; if that is the judge you mean, set "
-                "judge.served_as to it"
-            )
         entry = self._entry(question, reply)
         self._journal.add(question.request, entry)
         self.asked += 1

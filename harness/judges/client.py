@@ -5,7 +5,7 @@ import email.utils
 import math
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -52,16 +52,24 @@ class Client:
     Args:
         secret: the key; None for a server that asks for none.
         request: fields of every request but the messages.
+        served_as: whether a name is one under which the server may say that the model answers.
     """
 
     def __init__(
-        self, base_url: str, secret: str | None, request: Mapping[str, Any], *, timeout: float, attempts: int
+        self,
+        base_url: str,
+        secret: str | None,
+        request: Mapping[str, Any],
+        served_as: Callable[[str], bool],
+        *,
+        timeout: float,
+        attempts: int,
     ) -> None:
         import openai
 
         self._openai = openai
         self._base_url, self._secret, self._request = base_url, secret, dict(request)
-        self._timeout, self._attempts = timeout, attempts
+        self._served_as, self._timeout, self._attempts = served_as, timeout, attempts
         self._not_before = 0.0
         """Monotonic time before which the server wants no request."""
         # A proxy of the environment must not see requests to this machine, nor their token.
@@ -93,7 +101,7 @@ class Client:
                 # The library's own time-out is for each read: a server that trickles would hold a request for ever.
                 async with asyncio.timeout(self._timeout):
                     completion = await self._client.chat.completions.create(messages=messages, **self._request)
-                return _reply(completion)
+                return self._checked(_reply(completion))
             except (TimeoutError, self._openai.APITimeoutError):
                 error = RequestError("timeout", f"no answer within {self._timeout:g} s")
             except self._openai.APIStatusError as status:
@@ -108,6 +116,19 @@ class Client:
             wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (attempt - 1))
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 (no secret)
         raise AssertionError("unreachable")
+
+    def _checked(self, reply: Reply) -> Reply:
+        """A reply of the model that was asked.
+
+        Raises:
+            ServerError: of another one.
+        """
+        if not self._served_as(reply.model):
+            raise ServerError(
+                f"judge.model: the server answers as {reply.model[:100]!r}; if that is the judge you mean, set "
+                "judge.served_as to it"
+            )
+        return reply
 
     async def _wait(self) -> None:
         while (left := self._not_before - time.monotonic()) > 0:

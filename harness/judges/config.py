@@ -7,7 +7,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from harness.errors import ConfigError
-from harness.model_rewards import RewardModelConfig, check_model
+from harness.judges.model_config import ModelJudgeConfig, check_model_judge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,23 +21,11 @@ class JudgeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenAIJudgeConfig:
-    """A language model behind an OpenAI-compatible server."""
+class AskedJudgeConfig:
+    """How a language model is asked, wherever it runs."""
 
     name: str
     """Short name; not part of any key."""
-    engine: Literal["openai"]
-    """`openai`: chat completions of any compatible server."""
-    base_url: str
-    """Where the server is, up to and with its `/v1`; not part of any key."""
-    api_key_env: str | None
-    """Environment variable that holds the key; None for a server that asks for none."""
-    model: str
-    """Model, as the server calls it."""
-    revision: str | None
-    """What tells apart models of one name: a quantisation, a build, a server. Free text, part of the key."""
-    served_as: str | None
-    """Name under which the server says it answers; None: `model`, or that with a date after it."""
     prompt: str
     """`alpaca_eval`: the published prompt; otherwise a file in its form."""
     parser: Literal["logprobs", "text"]
@@ -60,6 +48,24 @@ class OpenAIJudgeConfig:
     """How often a request is tried that is refused for its rate, times out, or meets a server's own error."""
     max_failed_share: float
     """Share of the comparisons that may fail; above it there is no result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenAIJudgeConfig(AskedJudgeConfig):
+    """A language model behind an OpenAI-compatible server."""
+
+    engine: Literal["openai"]
+    """`openai`: chat completions of any compatible server."""
+    base_url: str
+    """Where the server is, up to and with its `/v1`; not part of any key."""
+    api_key_env: str | None
+    """Environment variable that holds the key; None for a server that asks for none."""
+    model: str
+    """Model, as the server calls it."""
+    revision: str | None
+    """What tells apart models of one name: a quantisation, a build, a server. Free text, part of the key."""
+    served_as: str | None
+    """Name under which the server says it answers; None: `model`, or that with a date after it."""
     price_input: float | None
     """US dollars per million tokens of input; None: not known, and no cost is shown."""
     price_output: float | None
@@ -68,6 +74,34 @@ class OpenAIJudgeConfig:
     """What all verdicts of this judge in this store may cost, those of earlier commands included; None: no limit."""
     max_tokens: int | None
     """Tokens, in and out, that all verdicts of this judge in this store may take; None: no limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeModelConfig:
+    """A judge's weights, like a policy's."""
+
+    source: Literal["package", "local", "hub"]
+    """`package`: weights carried by an installed Python package; `local`: a folder; `hub`: a model hub."""
+    id: str
+    """Package file as `package:file`, folder, or hub id."""
+    revision: str | None
+    """Version of the package or hub revision; None for a local folder, which is named by its content."""
+    dtype: Literal["float32", "bfloat16", "float16"]
+    """Type of the weights."""
+    trust_remote_code: bool
+    """Run code that comes with the model. Only for a source that you trust."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VllmJudgeConfig(AskedJudgeConfig):
+    """A language model that vLLM serves on the machine that judges, for as long as it judges."""
+
+    engine: Literal["vllm_local"]
+    """`vllm_local`: a server of our own; `cluster.python.vllm` names the interpreter that has vLLM."""
+    model: JudgeModelConfig
+    """The model."""
+    context: int
+    """Tokens of question and answer together; a longer question is a failed judgement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,52 +120,7 @@ class PrecomputedJudgeConfig:
     """Share of the comparisons that may have failed; above it there is no result."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RewardModelJudgeConfig:
-    """A reward model that scores both answers."""
-
-    name: str
-    """Short name; not part of any key."""
-    engine: Literal["reward_model"]
-    """`reward_model`: the difference of a reward model's scores through a logistic."""
-    scorer: Literal["sequence_classification", "armorm"]
-    """What the model is, as `reward.engine` has it."""
-    model: RewardModelConfig
-    """The model."""
-    max_tokens: int
-    """Conversations longer than this are cut at the end and counted."""
-    batch_tokens: int
-    """Largest padded size of a batch, in tokens."""
-    scale: float
-    """Difference of the scores that makes odds of e to one."""
-    max_failed_share: float
-    """Share of the comparisons that may fail; above it there is no result."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairwiseModelJudgeConfig:
-    """A model that reads both answers and says which is better."""
-
-    name: str
-    """Short name; not part of any key."""
-    engine: Literal["pairwise_model"]
-    """`pairwise_model`: a comparing model such as PairRM, asked in both orders."""
-    model: RewardModelConfig
-    """The model."""
-    max_tokens: int
-    """Instruction and both answers together are cut to this many tokens, and counted."""
-    max_prompt_tokens: int
-    """The instruction's share of max_tokens; both answers divide the rest."""
-    batch_tokens: int
-    """Largest padded size of a batch, in tokens."""
-    max_failed_share: float
-    """Share of the comparisons that may fail; above it there is no result."""
-
-
-ModelJudgeConfig = RewardModelJudgeConfig | PairwiseModelJudgeConfig
-AnyJudgeConfig = (
-    JudgeConfig | OpenAIJudgeConfig | PrecomputedJudgeConfig | RewardModelJudgeConfig | PairwiseModelJudgeConfig
-)
+AnyJudgeConfig = JudgeConfig | OpenAIJudgeConfig | VllmJudgeConfig | PrecomputedJudgeConfig | ModelJudgeConfig
 
 
 def check_judge(config: AnyJudgeConfig) -> None:
@@ -140,29 +129,19 @@ def check_judge(config: AnyJudgeConfig) -> None:
     Raises:
         ConfigError: names the key, the value and what was expected.
     """
+    if isinstance(config, AskedJudgeConfig):
+        _check_asking(config)
     if isinstance(config, OpenAIJudgeConfig):
         _check_server(config)
-        _check_asking(config)
+        _check_spending(config)
+    if isinstance(config, VllmJudgeConfig):
+        _check_model(config.model)
+        if config.context < 1:
+            raise ConfigError(f"judge.context: expected a number above 0, got {config.context}")
     if isinstance(config, ModelJudgeConfig):
-        _check_model(config)
+        check_model_judge(config)
     if not isinstance(config, JudgeConfig) and not 0 <= config.max_failed_share < 1:
         raise ConfigError(f"judge.max_failed_share: expected a share from 0 to below 1, got {config.max_failed_share}")
-
-
-def _check_model(config: ModelJudgeConfig) -> None:
-    check_model(config.model, "judge.model")
-    for name in ("max_tokens", "batch_tokens", "scale", "max_prompt_tokens"):
-        value = getattr(config, name, None)
-        if value is not None and value <= 0:
-            raise ConfigError(f"judge.{name}: expected a number above 0, got {value}")
-    unused = isinstance(config, PairwiseModelJudgeConfig) or config.scorer == "armorm"
-    if config.model.trust_remote_code and unused:
-        raise ConfigError("judge.model.trust_remote_code: this judge runs no code of the model; set it to false")
-    if isinstance(config, PairwiseModelJudgeConfig) and config.max_prompt_tokens >= config.max_tokens:
-        raise ConfigError(
-            f"judge.max_prompt_tokens: {config.max_prompt_tokens} leaves no room for two answers within "
-            f"judge.max_tokens = {config.max_tokens}"
-        )
 
 
 def _check_server(config: OpenAIJudgeConfig) -> None:
@@ -181,17 +160,24 @@ def _check_server(config: OpenAIJudgeConfig) -> None:
         raise ConfigError("judge.model: expected a model, as the server calls it")
 
 
-def _check_asking(config: OpenAIJudgeConfig) -> None:
-    for name in ("max_new_tokens", "concurrency", "timeout_seconds", "attempts", "max_tokens", "max_cost_usd"):
-        value = getattr(config, name)
-        if value is not None and value <= 0:
-            raise ConfigError(f"judge.{name}: expected a number above 0, got {value}")
-    for name in ("temperature", "price_input", "price_output"):
-        value = getattr(config, name)
-        if value is not None and value < 0:
-            raise ConfigError(f"judge.{name}: expected 0 or more, got {value}")
+def _check_asking(config: AskedJudgeConfig) -> None:
+    for name in ("max_new_tokens", "concurrency", "timeout_seconds", "attempts"):
+        if getattr(config, name) <= 0:
+            raise ConfigError(f"judge.{name}: expected a number above 0, got {getattr(config, name)}")
+    if config.temperature < 0:
+        raise ConfigError(f"judge.temperature: expected 0 or more, got {config.temperature}")
     if config.parser == "logprobs" and not 2 <= config.top_logprobs <= 20:
         raise ConfigError(f"judge.top_logprobs: expected 2 to 20, got {config.top_logprobs}")
+    ours = {"model", "messages", "stream", "n", "logprobs", "top_logprobs", "temperature", "max_tokens"}
+    if taken := sorted(ours & set(config.extra_body)):
+        raise ConfigError(f"judge.extra_body: {', '.join(taken)} cannot be set here")
+
+
+def _check_spending(config: OpenAIJudgeConfig) -> None:
+    for name in ("max_tokens", "max_cost_usd", "price_input", "price_output"):
+        value, least = getattr(config, name), 0 if name.startswith("price") else 1e-12
+        if value is not None and value < least:
+            raise ConfigError(f"judge.{name}: expected {'0 or more' if not least else 'a number above 0'}, got {value}")
     if (config.price_input is None) != (config.price_output is None):
         raise ConfigError("judge.price_input, judge.price_output: expected both, or null for both")
     if config.max_cost_usd is not None and config.price_input is None:
@@ -199,6 +185,11 @@ def _check_asking(config: OpenAIJudgeConfig) -> None:
             "judge.max_cost_usd: needs judge.price_input and judge.price_output (US dollars per million tokens), since "
             "no prices are built in; or give judge.max_tokens"
         )
-    ours = {"model", "messages", "stream", "n", "logprobs", "top_logprobs", "temperature", "max_tokens"}
-    if taken := sorted(ours & set(config.extra_body)):
-        raise ConfigError(f"judge.extra_body: {', '.join(taken)} cannot be set here")
+
+
+def _check_model(config: JudgeModelConfig) -> None:
+    if config.source == "hub" and not re.fullmatch(r"[0-9a-f]{40}", config.revision or ""):
+        raise ConfigError(
+            f"judge.model.revision: {config.revision!r} is no commit; expected its 40 hex digits, since a branch or "
+            "tag would let one key mean different weights"
+        )

@@ -15,6 +15,7 @@ _MODULES: Mapping[str, str] = {
     "openai": "openai_server",
     "reward_model": "models",
     "pairwise_model": "models",
+    "vllm_local": "vllm_local",
     "precomputed": "precomputed",
 }
 """Module of this package by engine. Each offers `plan`, which is light, and `open_judge`."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness import tables
 from harness.judges import Comparison, Judge, Judgement, Order, Planned
-from harness.judges.config import PairwiseModelJudgeConfig, RewardModelJudgeConfig
+from harness.judges.model_config import PairwiseModelJudgeConfig, RewardModelJudgeConfig
 from harness.stages import Context
 from harness.stages.model_score import label
 

@@ -9,9 +9,10 @@ failed.
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -19,7 +20,7 @@ from harness.errors import ConfigError
 from harness.judges import Comparison, Judge, Judgement, Order, Planned, cost, parsers, prompt
 from harness.judges.asking import Asking, Question
 from harness.judges.client import Client
-from harness.judges.config import OpenAIJudgeConfig
+from harness.judges.config import AskedJudgeConfig, OpenAIJudgeConfig
 from harness.judges.cost import Tokens
 from harness.judges.journal import FOLDER, Entry, Journal
 from harness.keys import canonical, digest
@@ -56,24 +57,33 @@ def plan(config: OpenAIJudgeConfig) -> Planned:
     Raises:
         ConfigError: the prompt cannot be used.
     """
-    template = prompt.load(config.prompt)
-    spec = Spec(
-        engine=config.engine,
-        model=config.model,
-        revision=config.revision,
-        served_as=config.served_as,
-        prompt=template.hash,
-        parser=config.parser,
-        order=config.order,
-        temperature=config.temperature,
-        max_new_tokens=config.max_new_tokens,
-        top_logprobs=config.top_logprobs if config.parser == "logprobs" else None,
-        extra_body=config.extra_body,
+    decisive, params = asked(config)
+    own = {name: getattr(config, name) for name in ("model", "revision", "served_as")}
+    spending = ("base_url", "api_key_env", "price_input", "price_output", "max_cost_usd", "max_tokens")
+    return Planned(
+        spec=Spec(engine=config.engine, **own, **decisive),
+        params={**params, **{name: getattr(config, name) for name in spending}},
     )
-    asking = ("base_url", "api_key_env", "concurrency", "timeout_seconds", "attempts", "max_failed_share")
-    spending = ("price_input", "price_output", "max_cost_usd", "max_tokens")
-    params = {name: getattr(config, name) for name in (*asking, *spending)}
-    return Planned(spec=spec, params={**params, "prompt": config.prompt, "template": template})
+
+
+def asked(config: AskedJudgeConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """How a language model is asked: what decides its verdicts, and what does not.
+
+    Raises:
+        ConfigError: the prompt cannot be used.
+    """
+    template = prompt.load(config.prompt)
+    decisive = {
+        "prompt": template.hash,
+        "parser": config.parser,
+        "order": config.order,
+        "temperature": config.temperature,
+        "max_new_tokens": config.max_new_tokens,
+        "top_logprobs": config.top_logprobs if config.parser == "logprobs" else None,
+        "extra_body": config.extra_body,
+    }
+    asking = ("concurrency", "timeout_seconds", "attempts", "max_failed_share", "prompt")
+    return decisive, {**{name: getattr(config, name) for name in asking}, "template": template}
 
 
 def secret(params: Mapping[str, Any]) -> str | None:
@@ -93,23 +103,59 @@ def secret(params: Mapping[str, Any]) -> str | None:
     return key
 
 
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """Where a judge is asked."""
+
+    base_url: str
+    key: str | None = field(repr=False)
+    model: str
+    """As requests name it."""
+    served_as: Callable[[str], bool]
+    """Whether a name is one under which the server may say that this model answers."""
+
+
 @contextmanager
 def open_judge(spec: Spec, context: Context) -> Iterator[Judge]:
     """The judge behind the server that the parameters name."""
-    yield ServerJudge(spec, context, base_url=context.params["base_url"], key=secret(context.params))
+    server = Server(
+        base_url=context.params["base_url"],
+        key=secret(context.params),
+        model=spec.model,
+        served_as=partial(_is_served_as, spec),
+    )
+    yield ServerJudge(spec, context, lambda: nullcontext(server), {"base_url": server.base_url})
+
+
+def _is_served_as(spec: Spec, model: str) -> bool:
+    """Whether a server's name of what answered is what was asked for; one with a date is a snapshot of it."""
+    if spec.served_as is not None:
+        return model == spec.served_as
+    return model == spec.model or model.startswith(f"{spec.model}-")
 
 
 class ServerJudge:
-    """Asks a server, each question once."""
+    """Asks a server, each question once.
 
-    def __init__(self, spec: Spec, context: Context, *, base_url: str, key: str | None) -> None:
+    Args:
+        connect: gives the server for as long as there is something to ask.
+        recorded: further measures.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        context: Context,
+        connect: Callable[[], AbstractContextManager[Server]],
+        recorded: Mapping[str, Any],
+    ) -> None:
         self.order: Order = spec.order
         name = spec.model if spec.revision is None else f"{spec.model} ({spec.revision})"
         orders = "both orders" if spec.order == "both" else "one order, as alpaca_eval draws it"
         how = "log-probabilities" if spec.parser == "logprobs" else "answered text"
         self._prompt_name = context.params["prompt"] if context.params["prompt"] == prompt.PUBLISHED else "own"
         self.label = f"{name}, {self._prompt_name} prompt, {how}, {orders}"
-        self._spec, self._context, self._base_url, self._key = spec, context, base_url, key
+        self._spec, self._context, self._connect, self._recorded = spec, context, connect, recorded
         self._budget = cost.budget(context.params)
         self._entries: list[Entry] = []
         self._asked = 0
@@ -126,7 +172,7 @@ class ServerJudge:
         questions = [_question(template, c, self._spec.max_new_tokens) for c in comparisons]
         folder = self._context.store / FOLDER / self._spec.judge_id
         journal = Journal(folder, digest(sorted({question.request for question in questions})))
-        asking = Asking(self._client, journal, self._budget, self._read, self._served_as)
+        asking = Asking(self._client, journal, self._budget, self._read)
         share = self._context.params["max_failed_share"]
         asyncio.run(asking.ask(questions, self._context.params["concurrency"], share, advance))
         self._asked, self._paid = asking.asked, asking.paid
@@ -134,27 +180,28 @@ class ServerJudge:
         self._entries = [entry for entry in found if isinstance(entry, Entry)]
         return [self._judgement(outcome) for outcome in found]
 
-    def _client(self) -> Client:
+    @asynccontextmanager
+    async def _client(self) -> AsyncIterator[Client]:
+        with self._connect() as server:
+            async with self._client_of(server) as client:
+                yield client
+
+    def _client_of(self, server: Server) -> Client:
         spec = self._spec
-        request: dict[str, Any] = {"model": spec.model, "temperature": spec.temperature}
+        request: dict[str, Any] = {"model": server.model, "temperature": spec.temperature}
         if "max_completion_tokens" not in spec.extra_body:  # newer models of OpenAI refuse the older field
             request["max_tokens"] = spec.max_new_tokens
         if spec.top_logprobs is not None:
             request |= {"logprobs": True, "top_logprobs": spec.top_logprobs}
         params = self._context.params
         return Client(
-            self._base_url,
-            self._key,
+            server.base_url,
+            server.key,
             {**request, "extra_body": dict(spec.extra_body)},
+            server.served_as,
             timeout=params["timeout_seconds"],
             attempts=params["attempts"],
         )
-
-    def _served_as(self, model: str) -> bool:
-        """Whether a server's name of what answered is what was asked for; one with a date is a snapshot of it."""
-        if self._spec.served_as is not None:
-            return model == self._spec.served_as
-        return model == self._spec.model or model.startswith(f"{self._spec.model}-")
 
     def _read(self, answer: str, logprobs: Mapping[str, float] | None) -> tuple[float | None, str | None]:
         if self._spec.parser == "logprobs":
@@ -181,7 +228,7 @@ class ServerJudge:
         )
         return {
             "served_models": dict(Counter(entry.model for entry in self._entries)),
-            "base_url": self._base_url,
+            **self._recorded,
             "prompt": self._prompt_name,
             "judgements": len(self._entries),
             "judgements_asked": self._asked,

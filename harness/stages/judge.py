@@ -12,6 +12,7 @@ from harness import tables
 from harness.errors import PrefsweepError
 from harness.judges import Comparison, Judge, Judgement, engines
 from harness.judges.order import reference_first
+from harness.keys import digest
 from harness.stages import Context, Outcome
 from harness.store import Rows
 
@@ -120,9 +121,22 @@ def run(context: Context, spec: Any) -> Outcome:
             **summary(verdicts),
             # Only against the untrained policy's answers is a difference a change.
             "share_changed": float(np.mean([not m.same_text for m in matches])) if matches and untrained else None,
+            "compared": _compared(context, matches, judge.order),
             **measures,
         },
     )
+
+
+def _compared(context: Context, matches: Sequence[Match], order: str) -> dict[str, Any]:
+    """What was judged, and how: results that differ in any of it are not comparable. Who judged is in the spec."""
+    references = context.input("references").manifest.measures
+    return {
+        "order": order,
+        "instructions": digest(sorted(match.prompt_id for match in matches)),
+        "references": digest(sorted([match.prompt_id, match.reference] for match in matches)),
+        "decoding": context.input("answers").manifest.measures.get("decoding"),
+        "reference_decoding": references.get("decoding"),
+    }
 
 
 def make_judge(spec: Any, context: Context) -> AbstractContextManager[Judge]:

@@ -94,6 +94,21 @@ def test_identical_answers_are_ties_whatever_the_judge_says(shelf: Shelf, fake: 
     assert outcome.measures["share_changed"] == pytest.approx(1 / 3)
 
 
+def test_the_manifest_says_what_was_compared(shelf: Shelf, fake: FakeJudge) -> None:
+    answers, references = {"a": "3", "b": "1", "c": "5"}, {"a": "1", "b": "2", "c": "0"}
+    outcomes = [
+        judged(shelf, answers, references)[0],
+        judged(shelf, {**answers, "a": "4"}, references, name="other_answers")[0],
+        judged(shelf, answers, {**references, "c": "1"}, name="other_references")[0],
+        judged(shelf, answers, {"a": "1", "b": "2"}, name="fewer")[0],
+    ]
+    compared = [outcome.measures["compared"] for outcome in outcomes]
+    assert compared[0] == compared[1]
+    assert compared[0]["order"] == "both"
+    assert {name for name, value in compared[2].items() if value != compared[0][name]} == {"references"}
+    assert {name for name, value in compared[3].items() if value != compared[0][name]} == {"instructions", "references"}
+
+
 def test_what_one_side_left_unanswered_is_counted(shelf: Shelf, fake: FakeJudge) -> None:
     outcome, context = judged(shelf, {"a": "1", "c": "2"}, {"b": "1", "c": "1", "unasked": "1"})
     assert adds_up(outcome.rows, 3, 1, unanswered=2)

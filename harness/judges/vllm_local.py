@@ -1,0 +1,87 @@
+"""A language model that vLLM serves on this machine, for as long as there is something to ask."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from harness import machine
+from harness.errors import ConfigError
+from harness.judges import Judge, Planned
+from harness.judges.config import VllmJudgeConfig
+from harness.judges.openai_server import Server, ServerJudge, Spec, asked
+from harness.packages import content_hash
+from harness.stages import Context
+
+_NAME = "judge"
+"""Name under which the model is served."""
+
+INPUT = "judge_model"
+"""The judge's weights, among a node's inputs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VllmSpec(Spec):
+    """What decides a verdict of a model that is served here."""
+
+    dtype: str
+    trust_remote_code: bool
+
+
+def plan(config: VllmJudgeConfig) -> Planned:
+    """A judge whose weights are a node of their own.
+
+    Raises:
+        ConfigError: no such folder, or the prompt cannot be used.
+    """
+    decisive, params = asked(config)
+    model = config.model
+    local = model.source == "local"
+    spec = VllmSpec(
+        engine=config.engine,
+        model="local" if local else model.id,
+        revision=_folder_hash(model.id) if local else model.revision,
+        served_as=None,
+        dtype=model.dtype,
+        trust_remote_code=model.trust_remote_code,
+        **decisive,
+    )
+    free = dict.fromkeys(("price_input", "price_output", "max_cost_usd", "max_tokens"))
+    return Planned(spec=spec, params={**params, **free, "context": config.context})
+
+
+@lru_cache(maxsize=16)
+def _folder_hash(folder: str) -> str:
+    path = Path(folder)
+    if not (path / "config.json").is_file():
+        raise ConfigError(f"judge.model.id: {folder} is no model folder (it has no config.json)")
+    return content_hash(path)
+
+
+@contextmanager
+def open_judge(spec: VllmSpec, context: Context) -> Iterator[Judge]:
+    """The judge; its server starts with the first question that the store cannot answer."""
+
+    @contextmanager
+    def serving() -> Iterator[Server]:
+        from harness.engines.vllm_server import serve
+
+        mine = machine.mine()
+        with serve(
+            context.input(INPUT).model_path,
+            python=mine.python.vllm,
+            name=_NAME,
+            dtype=spec.dtype,
+            context=context.params["context"],
+            threads=mine.threads,
+            trust_remote_code=spec.trust_remote_code,
+        ) as endpoint:
+            yield Server(
+                base_url=endpoint.base_url,
+                key=endpoint.token,
+                model=endpoint.model,
+                served_as=endpoint.model.__eq__,
+            )
+
+    yield ServerJudge(spec, context, serving, {})
