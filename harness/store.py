@@ -3,6 +3,7 @@
 store/<stage>/<slug>-<key>/     tables or weights, and manifest.json, written last
 store/content/<content id>      where content that equals a finished node's lives
 store/work/<key>/               work in hand, and who holds the right to it; see `harness.claims`
+store/judgements/<judge>/       answers of judges behind servers, as they arrive; see `harness.judges.journal`
 store/sweeps/<name>.json        the points and nodes of a sweep; see `harness.record`
 store/logs/<stage>-<key>.log    the last failure of a node
 """
@@ -195,7 +196,7 @@ class Store:
 
     def stages(self) -> list[str]:
         """Stages of which the store has anything."""
-        own = {"batches", "content", "work", "sweeps", "logs"}
+        own = {"batches", "content", "judgements", "logs", "sweeps", "work"}
         return sorted(e.name for e in os.scandir(self.root) if e.is_dir() and e.name not in own)
 
     def _folders(self, stage: str, key: str) -> list[Path]:

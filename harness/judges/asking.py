@@ -104,7 +104,8 @@ class Asking:
         async def work() -> None:
             for question in queue:
                 try:
-                    await self._ask(client, question)
+                    if self._journal.get(question.request) is None:  # no other node has asked it in the meantime
+                        await self._ask(client, question)
                     self._check_failures(allowed)
                 except PrefsweepError as error:
                     ended.append(error)

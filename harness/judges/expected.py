@@ -19,7 +19,7 @@ class Expected:
 
     judgements: int
     tokens: Tokens
-    """Of judges that are asked by tokens, an estimate by length; others take none."""
+    """Of judges behind others' servers, an estimate by length."""
     cost_usd: float | None
     """None where any price is not known."""
 
@@ -62,16 +62,15 @@ def check_asking(plan: "Plan", found: Container[str]) -> None:
         if all(node.key in found for node in asked):
             continue
         params = asked[-1].params
-        if "api_key_env" in params:
-            secret(params)
+        secret(params)
         tokens = sum((_tokens(node, full=False) for node in asked), start=Tokens())
         number = sum(node.units * _orders(node) for node in asked)
         cost.budget(params).check(Tokens(), tokens, f"{number} judgements would, with empty answers, take")
 
 
 def _is_asked(node: "Node") -> bool:
-    """Whether a judge is asked by tokens."""
-    return "template" in node.params
+    """Whether a judge is another's server, asked by tokens; what is served here costs no money."""
+    return "api_key_env" in node.params
 
 
 def _orders(node: "Node") -> int:

@@ -8,6 +8,7 @@ judge reads all its files, and writes one of its own; what any of them has answe
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import Any
 from harness.errors import PrefsweepError
 
 FOLDER = "judgements"
+
+_LOOK = 5.0
+"""Seconds between two looks at what other nodes have added; each file costs a call to the file system."""
 
 _FORGET = "forget_failures"
 
@@ -52,6 +56,7 @@ class Journal:
         self._entries: dict[str, Entry] = {}
         self._failures: dict[str, Entry] = {}
         self._read: dict[Path, int] = {}
+        self._looked = 0.0
         self._drop_torn_line()
         self.refresh()
 
@@ -60,26 +65,33 @@ class Journal:
         return self._entries.get(request) or self._failures.get(request)
 
     def add(self, request: str, entry: Entry) -> None:
-        """Keep an answer; it is on disk when this returns."""
+        """Keep an answer; it is on disk when this returns. Now and then, look what other nodes have added."""
         self._append({"request": request, **asdict(entry)})
-        self.refresh()
+        if time.monotonic() - self._looked >= _LOOK:
+            self.refresh()
+        else:
+            self._take_in(self.path)
 
     def forget_failures(self) -> None:
         """Let the next run ask again for what failed in this one."""
         self._append({_FORGET: True})
-        self.refresh()
+        self._take_in(self.path)
 
     def refresh(self) -> None:
         """Take in what was written since, by whomever."""
         for path in sorted(self.folder.glob("*.jsonl")):
-            for line in self._new_lines(path):
-                try:
-                    self._take(json.loads(line), own=path == self.path)
-                except (ValueError, TypeError, KeyError):
-                    raise PrefsweepError(
-                        f"{path}: holds a line that is none of a journal ({line[:60]!r}); without the file its answers "
-                        "are asked for, and paid, again"
-                    ) from None
+            self._take_in(path)
+        self._looked = time.monotonic()
+
+    def _take_in(self, path: Path) -> None:
+        for line in self._new_lines(path):
+            try:
+                self._take(json.loads(line), own=path == self.path)
+            except (ValueError, TypeError, KeyError):
+                raise PrefsweepError(
+                    f"{path}: holds a line that is none of a journal ({line[:60]!r}); without the file its answers are "
+                    "asked for, and paid, again"
+                ) from None
 
     def _take(self, line: Mapping[str, Any], *, own: bool) -> None:
         if _FORGET in line:

@@ -37,6 +37,7 @@ class Judge:
     faults: Callable[[int, int], Fault | None] = lambda number, tries: None
     """Fault of a request, by its number from 0 and how often this question was asked before."""
     key: str | None = KEY
+    model: str = MODEL
     slowness: float = 0.0
     url: str = ""
     asked: list[str] = field(default_factory=list)
@@ -113,7 +114,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def do_GET(self) -> None:
-        self._send(200, {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 1, "owned_by": "me"}]})
+        self._send(
+            200,
+            {"object": "list", "data": [{"id": self.judge.model, "object": "model", "created": 1, "owned_by": "me"}]},
+        )
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -130,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, body: dict[str, Any], fault: Fault | None) -> bool:  # noqa: PLR0911 (one return per fault)
         if self.judge.key is not None and self.headers["Authorization"] != f"Bearer {self.judge.key}":
             return self._refuse(401, f"Incorrect API key provided: {self.headers['Authorization']}")
-        if body["model"] != MODEL or fault == "404":
+        if body["model"] != self.judge.model or fault == "404":
             return self._refuse(404, f"The model {body['model']} does not exist")
         if fault in ("400", "401", "429", "500", "503"):
             return self._refuse(int(fault), f"told to say {fault}")

@@ -1,22 +1,29 @@
 """A judge that vLLM serves on this machine: the real server on SmolLM2 where vLLM is installed."""
 
 import dataclasses
+import json
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness import machine
 from harness.cluster import PythonConfig, VllmConfig
+from harness.engines import vllm_server
+from harness.engines.vllm_server import Endpoint
 from harness.errors import ConfigError
 from harness.judges.config import VllmJudgeConfig
 from harness.judges.engines import plan_judge
 from harness.judges.vllm_local import INPUT
 from harness.plan import make_plan
+from harness.stages import Context
 from harness.stages.judge import run
-from harness.store import Artifact
 from tests.artifacts import Shelf, adds_up, written
 from tests.configs import point
+from tests.judges import server
 
 
 def configured(folder: Path, **settings: object) -> VllmJudgeConfig:
@@ -26,6 +33,45 @@ def configured(folder: Path, **settings: object) -> VllmJudgeConfig:
     return dataclasses.replace(shipped, model=model, context=1024, **settings)  # type: ignore[arg-type]
 
 
+def node(shelf: Shelf, weights: Path, matches: int, params: Mapping[str, Any], name: str = "work") -> Context:
+    """What a judge node is given: answers, references, and the judge's weights."""
+    model = shelf.put("model", {})
+    (model.folder / "model.json").write_text(json.dumps({"path": str(weights)}))
+    context = shelf.context(
+        name,
+        answers=shelf.answers({f"p{i}": f"The answer is {i}." for i in range(matches)}),
+        references=shelf.answers({f"p{i}": f"I think that it is {i + 1}, but who knows?" for i in range(matches)}),
+        instructions=shelf.prompts({f"p{i}": f"Count to {i}." for i in range(matches)}),
+        **{INPUT: model},
+    )
+    return dataclasses.replace(context, params=params)
+
+
+def test_the_server_runs_while_there_is_something_to_ask(
+    tmp_path: Path, tiny_policy: Path, judge: server.Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Around a server that is none: what it is told, when it starts and that it ends."""
+    events: list[Any] = []
+    judge.model = "judge"
+
+    @contextmanager
+    def serve(model: Path, **options: Any) -> Iterator[Endpoint]:
+        events.append((model, options["name"], options["dtype"], options["context"]))
+        yield Endpoint(base_url=judge.url, token=server.KEY, model="judge")
+        events.append("ended")
+
+    monkeypatch.setattr(vllm_server, "serve", serve)
+    planned, shelf = plan_judge(configured(tiny_policy)), Shelf(tmp_path)
+    outcome = run(node(shelf, tiny_policy, 4, planned.params), planned.spec)
+    assert events == [(tiny_policy, "judge", "float32", 1024), "ended"]
+    assert adds_up(outcome.rows, 4, 4)
+    assert set(judge.paid.values()) == {1}
+    assert outcome.measures["cost_usd"] is None
+    again = run(node(shelf, tiny_policy, 3, planned.params, "again"), planned.spec)
+    assert again.measures["judgements"] == 6
+    assert len(events) == 2  # everything was in the store
+
+
 def test_thirty_comparisons_in_both_orders_by_a_real_server(
     tmp_path: Path, smollm2: Path, vllm_python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -33,16 +79,7 @@ def test_thirty_comparisons_in_both_orders_by_a_real_server(
     machine.use(python=PythonConfig(vllm=vllm_python), vllm=VllmConfig(), threads=1)
     # The tiny model seldom has either letter among its likely first tokens.
     planned = plan_judge(configured(smollm2, max_failed_share=0.99, concurrency=30))
-    shelf = Shelf(tmp_path)
-    model = shelf.put("model", {})
-    (model.folder / "model.json").write_text(f'{{"path": "{smollm2}"}}')
-    context = shelf.context(
-        answers=shelf.answers({f"p{i}": f"The answer is {i}." for i in range(30)}),
-        references=shelf.answers({f"p{i}": f"I think that it is {i + 1}, but who knows?" for i in range(30)}),
-        instructions=shelf.prompts({f"p{i}": f"Count to {i}." for i in range(30)}),
-        **{INPUT: Artifact(model.folder, model.manifest)},
-    )
-    context = dataclasses.replace(context, params=planned.params)
+    context = node(Shelf(tmp_path), smollm2, 30, planned.params)
     outcome = run(context, planned.spec)
     rows = written(context, "judgements")
     assert len(rows) == 60
@@ -56,7 +93,7 @@ def test_thirty_comparisons_in_both_orders_by_a_real_server(
     assert not any(b"Bearer" in path.read_bytes() for path in tmp_path.rglob("*.json*") if path.is_file())
     # Everything is in the store now: no server is needed, so a machine without vLLM can do it.
     machine.use(python=PythonConfig(vllm="/nowhere"), vllm=VllmConfig(), threads=1)
-    again = run(dataclasses.replace(context), planned.spec)
+    again = run(context, planned.spec)
     assert again.measures["win_rate"] == outcome.measures["win_rate"]
     assert again.measures["judgements_asked"] == 0
 
