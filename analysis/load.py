@@ -11,6 +11,7 @@ import pandas as pd
 
 from analysis import schema
 from harness import record
+from harness.judges.models import SELECTED
 from harness.stages.pairs import why_empty
 from harness.store import Artifact, Store
 
@@ -141,11 +142,21 @@ def _labels(
     rewards = _input(store, picks, "rewards", ["score"])
     given = configuration["evaluate.references"]
     return {
-        "judge_label": _of(found["judge"]).get("label"),
+        "judge_label": _judge_label(configuration, _of(found["judge"]).get("label")),
         "reward_label": _of(rewards).get("label"),
         "decoding": _of(found["respond"]).get("decoding"),
         "reference": f"answers of {Path(given).name}" if given else "untrained policy",
     }
+
+
+def _judge_label(configuration: Mapping[str, Any], label: str | None) -> str | None:
+    """The judge's label; that it is the reward which selected the data is said of each cell for itself, since cells of
+    equal rows share their verdicts."""
+    selected = configuration.get("judge.model.id") is not None and all(
+        configuration.get(f"judge.model.{name}") == configuration.get(f"reward.model.{name}")
+        for name in ("source", "id", "revision")
+    )
+    return f"{label}; {SELECTED}" if label and selected and SELECTED not in label else label
 
 
 def _measures(store: Store, found: Mapping[str, Artifact | None]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The one place where messages become token ids, and token ids become text."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness.errors import ConfigError
@@ -64,3 +65,45 @@ def check_tokenizer(tokenizer: Any, stops: Sequence[int], name: str) -> None:
     ids = encode_prompt(tokenizer, [{"role": "user", "content": "Hello"}])
     if tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2:
         raise ConfigError(f"policy {name}: the chat template yields the beginning-of-sequence token twice")
+
+
+def encode_conversation(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
+    """Token ids of a whole conversation through a model's own chat template: what a reward model reads.
+
+    What looks like a special token in a message is text: a response can neither end its turn nor begin another.
+    """
+
+    def render(texts: Sequence[str]) -> str:
+        turns = [{**message, "content": text} for message, text in zip(messages, texts, strict=True)]
+        return str(tokenizer.apply_chat_template(turns, tokenize=False))
+
+    return encode_around(tokenizer, render, [message["content"] for message in messages])
+
+
+def encode_around(tokenizer: Any, render: Callable[[Sequence[str]], str], texts: Sequence[str]) -> list[int]:
+    """Token ids of what `render` makes of the texts: its own special tokens count as such, those in the texts do not.
+
+    Special tokens of the texts are rendered as unused characters, and their letters are tokenised in those places.
+    """
+    special = sorted({t.content for t in tokenizer.added_tokens_decoder.values() if t.special}, key=len, reverse=True)
+    found = [token for token in special if any(token in text for text in texts)]
+    if not found:
+        return _token_ids(tokenizer, render(texts))
+    unused = (c for c in map(chr, _PRIVATE_USE) if not any(c in text for text in texts))
+    marks = dict(zip(unused, found, strict=False))
+    by_token = {token: mark for mark, token in marks.items()}
+    pattern = re.compile("|".join(map(re.escape, found)))
+    rendered = render([pattern.sub(lambda match: by_token[match[0]], text) for text in texts])
+    ids: list[int] = []
+    for piece in re.split(f"([{''.join(marks)}])", rendered):
+        ids += _token_ids(tokenizer, marks[piece], split_special_tokens=True) if piece in marks else []
+        ids += _token_ids(tokenizer, piece) if piece and piece not in marks else []
+    return ids
+
+
+_PRIVATE_USE = range(0xE000, 0xF900)
+"""Characters without a meaning."""
+
+
+def _token_ids(tokenizer: Any, text: str, **options: Any) -> list[int]:
+    return [int(i) for i in tokenizer(text, add_special_tokens=False, **options)["input_ids"]]

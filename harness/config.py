@@ -12,10 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union
 
+from harness import model_rewards, prompt_datasets
 from harness.cluster import PythonConfig, SlurmConfig, VllmConfig
 from harness.errors import ConfigError
 from harness.judges.config import AnyJudgeConfig, check_judge
+from harness.model_rewards import ModelRewardConfig
 from harness.positions import check_pair
+from harness.prompt_datasets import DatasetPromptsConfig
 
 T = TypeVar("T")
 
@@ -254,9 +257,9 @@ class Config:
     """One point of a sweep: everything that decides a result."""
 
     policy: PolicyConfig
-    prompts: PromptsConfig
+    prompts: PromptsConfig | DatasetPromptsConfig
     sampler: SamplerConfig
-    reward: RewardConfig
+    reward: RewardConfig | ModelRewardConfig
     construction: ConstructionConfig
     pair: PairConfig
     loss: LossConfig
@@ -326,7 +329,7 @@ def _value(hint: Any, value: Any, path: str) -> Any:  # noqa: PLR0911 (one retur
         if value is None:
             return None
         kinds = [arg for arg in typing.get_args(hint) if arg is not type(None)]
-        return _value(kinds[0] if len(kinds) == 1 else _named(kinds, value, path), value, path)
+        return _value(_with_keys(kinds, value) or _named(kinds, value, path), value, path)
     if origin is not None:
         return _values(hint, value, path)
     if hint is Any:
@@ -352,10 +355,21 @@ def _values(hint: Any, value: Any, path: str) -> Any:
     return {str(name): _value(inner, item, _join(path, str(name))) for name, item in value.items()}
 
 
+def _with_keys(kinds: Sequence[Any], value: Any) -> Any:
+    """The only kind, or of several dataclasses the one whose keys a group has; None where no one fits."""
+    keys = set(value) if isinstance(value, Mapping) else set()
+    fitting = [kind for kind in kinds if set(typing.get_type_hints(kind)) == keys] if len(kinds) > 1 else kinds
+    return fitting[0] if len(fitting) == 1 else None
+
+
 def _named(kinds: Sequence[Any], value: Any, path: str) -> Any:
     """The dataclass, of several, that a group means: by the first field of them all that has its choices listed."""
     hints = {kind: typing.get_type_hints(kind) for kind in kinds}
-    field = next(n for n in hints[kinds[0]] if all(typing.get_origin(h.get(n)) is Literal for h in hints.values()))
+    listed = (n for n in hints[kinds[0]] if all(typing.get_origin(h.get(n)) is Literal for h in hints.values()))
+    field = next((n for n in listed if len({h[n] for h in hints.values()}) == len(kinds)), None)
+    if field is None:  # by the keys that it has in common with them
+        given = set(value) if isinstance(value, Mapping) else set()
+        return max(kinds, key=lambda kind: len(given & set(hints[kind])))
     names = {name: kind for kind in kinds for name in typing.get_args(hints[kind][field])}
     name = value.get(field) if isinstance(value, Mapping) else value
     if name not in names:
@@ -395,6 +409,8 @@ def check(config: Config) -> Config:
             "only robust uses it"
         )
     _check_imports(config)
+    if isinstance(config.prompts, DatasetPromptsConfig):
+        prompt_datasets.check(config.prompts)
     check_judge(config.judge)
     _check_vllm(config)
     if config.policy.source == "hub" and not re.fullmatch(r"[0-9a-f]{40}", config.policy.revision or ""):
@@ -420,7 +436,8 @@ def _check_vllm(config: Config) -> None:
 
 def _check_imports(config: Config) -> None:
     """What is imported is named where it is used, and nowhere else."""
-    for path in ("sampler", "reward"):
+    groups = ["sampler"] if isinstance(config.reward, ModelRewardConfig) else ["sampler", "reward"]
+    for path in groups:
         engine, name = _at(config, f"{path}.engine"), _at(config, f"{path}.imported")
         if engine == "imported" and name is None:
             raise ConfigError(f"{path}.imported: must be given with {path}.engine=imported: the name of an import")
@@ -428,7 +445,9 @@ def _check_imports(config: Config) -> None:
             raise ConfigError(
                 f"{path}.imported: {name!r} would do nothing with {path}.engine={engine}; set {path}=imported"
             )
-    if config.reward.imported is not None and config.reward.weights:
+    if isinstance(config.reward, ModelRewardConfig):
+        model_rewards.check(config.reward, config.sampler.sample_block)
+    elif config.reward.imported is not None and config.reward.weights:
         raise ConfigError("reward.weights: would do nothing with reward.engine=imported; the rewards are as imported")
     if config.train.imported is not None and config.evaluate.answers is not None:
         raise ConfigError(

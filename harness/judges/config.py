@@ -7,6 +7,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from harness.errors import ConfigError
+from harness.judges.model_config import ModelJudgeConfig, check_model_judge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +120,7 @@ class PrecomputedJudgeConfig:
     """Share of the comparisons that may have failed; above it there is no result."""
 
 
-AnyJudgeConfig = JudgeConfig | OpenAIJudgeConfig | VllmJudgeConfig | PrecomputedJudgeConfig
+AnyJudgeConfig = JudgeConfig | OpenAIJudgeConfig | VllmJudgeConfig | PrecomputedJudgeConfig | ModelJudgeConfig
 
 
 def check_judge(config: AnyJudgeConfig) -> None:
@@ -137,6 +138,8 @@ def check_judge(config: AnyJudgeConfig) -> None:
         _check_model(config.model)
         if config.context < 1:
             raise ConfigError(f"judge.context: expected a number above 0, got {config.context}")
+    if isinstance(config, ModelJudgeConfig):
+        check_model_judge(config)
     if not isinstance(config, JudgeConfig) and not 0 <= config.max_failed_share < 1:
         raise ConfigError(f"judge.max_failed_share: expected a share from 0 to below 1, got {config.max_failed_share}")
 

@@ -13,6 +13,8 @@ _MODULES: Mapping[str, str] = {
     "embedded": "compared",
     "shorter": "compared",
     "openai": "openai_server",
+    "reward_model": "models",
+    "pairwise_model": "models",
     "vllm_local": "vllm_local",
     "precomputed": "precomputed",
 }

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from harness import tables
 from harness.engines import proxy_reward
 from harness.errors import ConfigError
-from harness.stages import Context, Outcome, imported
+from harness.stages import Context, Outcome, imported, model_score
 from harness.store import Rows
 
 VERSION = 1
@@ -32,10 +32,12 @@ class Spec:
     weights: Mapping[str, float]
 
 
-def run(context: Context, spec: Spec | imported.ScoreSpec) -> Outcome:
+def run(context: Context, spec: Spec | imported.ScoreSpec | model_score.Spec | model_score.PairwiseSpec) -> Outcome:
     """Score every response; a reward that is not finite is kept as it is, counted, and invalid for selection."""
     if isinstance(spec, imported.ScoreSpec):
         return imported.score(context, spec)
+    if not isinstance(spec, Spec):
+        return model_score.run(context, spec)
     responses = context.input("responses").table("responses").to_pylist()
     prompts = context.input("prompts").table("prompts").to_pylist()
     instructions = {p["prompt_id"]: p["messages"][-1]["content"] for p in prompts}

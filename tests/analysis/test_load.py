@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from analysis import load
 from analysis.load import load_overlap, load_results, load_verdicts
 from analysis.schema import check_results, check_verdicts
 from harness import record
+from harness.judges.models import SELECTED
 from harness.plan import Plan, make_plan
 from harness.store import Store, StoreError
 from tests.configs import point
@@ -62,3 +64,15 @@ def test_an_unknown_sweep_lists_those_there_are(store: Path) -> None:
 def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is no prefsweep store"):
         load_results(tmp_path)
+
+
+def test_a_judge_that_selected_the_data_says_so_in_every_cell() -> None:
+    """Cells of equal rows share their verdicts, whichever reward selected them."""
+    model = {"source": "hub", "id": "org/model", "revision": "c0ffee"}
+    judge = {f"judge.model.{name}": value for name, value in model.items()}
+    reward = {f"reward.model.{name}": value for name, value in model.items()}
+    assert load._judge_label({**judge, **reward}, "a judge") == f"a judge; {SELECTED}"
+    assert load._judge_label({**judge, **reward}, f"a judge; {SELECTED}") == f"a judge; {SELECTED}"
+    assert load._judge_label({**judge, **reward, "reward.model.revision": "other"}, "a judge") == "a judge"
+    assert load._judge_label({"judge.engine": "embedded"}, "a judge") == "a judge"
+    assert load._judge_label({**judge, **reward}, None) is None
