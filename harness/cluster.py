@@ -56,6 +56,7 @@ class StagesConfig:
     train: ResourcesConfig
     respond: ResourcesConfig
     judge: ResourcesConfig
+    appraise: ResourcesConfig
 
 
 @dataclass(frozen=True, kw_only=True)

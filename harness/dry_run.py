@@ -109,7 +109,9 @@ def _rates(stage: str, nodes: Sequence[Node], store: Store) -> tuple[float, floa
 
 
 def _is_per_row(stage: str, spec: Mapping[str, Any]) -> bool:
-    return stage in ("sample", "score", "respond", "judge") or (stage == "train" and spec["max_steps"] is None)
+    return stage in ("sample", "score", "respond", "judge", "appraise") or (
+        stage == "train" and spec["max_steps"] is None
+    )
 
 
 _COSTS: Mapping[str, tuple[str, ...]] = {
@@ -132,6 +134,7 @@ _COSTS: Mapping[str, tuple[str, ...]] = {
     ),
     "respond": ("max_new_tokens", "batch_size", "dtype"),
     "judge": ("engine",),
+    "appraise": ("engine",),
 }
 """Settings that decide what a unit costs, beside the policy; the other stages cost next to nothing."""
 

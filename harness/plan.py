@@ -16,7 +16,7 @@ from harness.keys import digest, node_key
 from harness.packages import content_hash, package_folder
 from harness.positions import POSITIONS
 from harness.prompts import PromptSet, block_of
-from harness.stages import imported, judge, model, pairs, reference, respond, sample, score, select, train
+from harness.stages import appraise, imported, judge, model, pairs, reference, respond, sample, score, select, train
 from harness.stages import prompts as prompts_stage
 from harness.store import Artifact, Store
 
@@ -32,6 +32,7 @@ STAGES = (
     "train",
     "respond",
     "judge",
+    "appraise",
 )
 """The stages in the order of the data."""
 
@@ -47,6 +48,7 @@ _VERSIONS: Mapping[str, int] = {
     "train": train.VERSION,
     "respond": respond.VERSION,
     "judge": judge.VERSION,
+    "appraise": appraise.VERSION,
 }
 
 _REFERENCE_BATCH_TOKENS = 2048
@@ -116,6 +118,9 @@ class Point:
     nodes: Mapping[str, Node]
     """The point's own: `pairs`, `train`, `respond`, `judge`; where a model or answers are imported, `imported` instead
     of the first two."""
+    beside: Mapping[str, Node] = field(default_factory=dict)
+    """What is shown beside the win rate, and no win rate waits for: `appraise` and `appraise_references`, the selecting
+    reward on the answers and on what they are judged against."""
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -266,7 +271,32 @@ class _Builder:
             uses={"instructions": (frozen,)},
             units=len(instructions.prompts),
         )
-        return Point(config=config, nodes={**own, "respond": answers, "judge": verdicts})
+        beside = {} if rows is None else self.beside(config, answers, references, frozen)
+        return Point(config=config, nodes={**own, "respond": answers, "judge": verdicts}, beside=beside)
+
+    def beside(self, config: Config, answers: Node, references: Node, frozen: Node) -> dict[str, Node]:
+        """The selecting reward on the answers and their references; imported rewards say nothing of new answers."""
+        if config.reward.imported is not None:
+            return {}
+        scored = self.pool(config)[2][0]
+        return {
+            "appraise": self.appraise(config, scored, answers, frozen),
+            "appraise_references": self.appraise(config, scored, references, frozen),
+        }
+
+    def appraise(self, config: Config, scored: Node, answers: Node, frozen: Node) -> Node:
+        """Answers scored by what scored the pool, whatever that consists of."""
+        reward = {name: nodes for name, nodes in scored.inputs.items() if name != "responses"}
+        # Reference answers that were given may be about more than the instructions that are asked here.
+        given = answers.stage == "prompts"
+        return self.node(
+            stage="appraise",
+            slug=_slug(config.reward.name, *answers.slug.split("-")),
+            spec=scored.spec,
+            inputs={**reward, "answers": (answers,)},
+            uses={"prompts": (answers if given else frozen,)},
+            units=len(load_references(config).prompts) if given else answers.units,
+        )
 
     def own(self, config: Config, rows: Node | None) -> dict[str, Node]:
         """A cell's own nodes up to what answers: its rows and its training, or what was imported instead."""
@@ -466,6 +496,10 @@ class _Builder:
 
         for point in points:
             visit(point.nodes["judge"])
+        # At the end, since work goes in this order: every win rate comes before what stands beside it.
+        for point in points:
+            for node in point.beside.values():
+                visit(node)
         return ordered
 
 

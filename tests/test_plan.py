@@ -70,6 +70,7 @@ def test_a_grid_shares_everything_left_of_the_pairs(grid: Plan) -> None:
         "train": 63,
         "respond": 64,
         "judge": 63,
+        "appraise": 64,
     }
 
 
@@ -87,6 +88,7 @@ def test_one_pipeline_per_point_would_do_it_all_again(grid: Plan) -> None:
         "train": 63,
         "respond": 126,
         "judge": 63,
+        "appraise": 126,
     }
 
 

@@ -38,6 +38,7 @@ SCHEMAS = {
     ("train", "training.parquet"): tables.TRAINING,
     ("respond", "answers/"): tables.ANSWERS,
     ("judge", "verdicts.parquet"): tables.VERDICTS,
+    ("appraise", "rewards/"): tables.rewards_schema(["<name>"]),
 }
 
 
