@@ -1,9 +1,9 @@
 """The selecting reward on held-out answers: what the pairs were chosen by, on text that nothing was trained on.
 
-An answer is scored as a response that was sampled once, by the same engine and the same spec as the pool.
+An answer is scored as a response that was sampled once, by the same engine and the same spec as the pool. One that was
+brought along as text counts as finished; how many tokens it has is not known.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,39 +19,32 @@ VERSION = score.VERSION
 
 
 def run(context: Context, spec: score.Spec) -> Outcome:
-    """Score every answer. One that was brought along as text counts as finished; how many tokens it has is not known."""
+    """Score every answer of a policy, or every reference answer that prompts bring."""
     answers = context.input("answers")
-    outcome = score.run(replace(context, inputs={**context.inputs, "responses": (_Responses(answers),)}), spec)
+    responses = _Responses(answers.folder, answers.manifest)
+    outcome = score.run(replace(context, inputs={**context.inputs, "responses": (responses,)}), spec)
     rewards = tables.read(context.work / "rewards", ["reward"]).column("reward").to_numpy()
     finite = rewards[np.isfinite(rewards)]
-    mean = {"reward": float(finite.mean()) if len(finite) else None}
-    return replace(outcome, measures={**outcome.measures, **mean})
+    return replace(outcome, measures={**outcome.measures, "reward": float(finite.mean()) if len(finite) else None})
 
 
 class _Responses(Artifact):
-    """Answers, or the reference answers among prompts, as a table of responses."""
-
-    def __init__(self, answers: Artifact) -> None:
-        super().__init__(answers.folder, answers.manifest)
+    """Answers that are read as a table of responses."""
 
     def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         assert name == "responses"
-        table = tables.build(tables.RESPONSES, answers_as_responses(self))
+        given = self.manifest.stage == "prompts"
+        rows = super().table("prompts" if given else "answers").to_pylist()
+        responses = [_given(row) for row in rows if row["answer"] is not None] if given else map(_response, rows)
+        table = tables.build(tables.RESPONSES, list(responses))
         return table if columns is None else table.select(columns)
 
 
-def answers_as_responses(answers: Artifact) -> Sequence[dict[str, Any]]:
-    """Rows of the response table out of an artifact of `respond`, or of `prompts` that bring answers."""
-    read = Artifact.table
-    if answers.manifest.stage == "respond":
-        rows = read(answers, "answers").to_pylist()
-    else:
-        given = [r for r in read(answers, "prompts").to_pylist() if r["answer"] is not None]
-        unknown = {"token_ids": None, "tokens": None, "finish_reason": None}
-        rows = [{"prompt_id": r["prompt_id"], "text": r["answer"], **unknown} for r in given]
-    kept = ("prompt_id", "text", "token_ids", "tokens")
-    return [
-        {name: r[name] for name in kept}
-        | {"sample_index": 0, "finish_reason": r["finish_reason"] or "stop", "logp": None}
-        for r in rows
-    ]
+def _response(row: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: row[name] for name in ("prompt_id", "text", "token_ids", "tokens")}
+    return {**kept, "sample_index": 0, "finish_reason": row["finish_reason"] or "stop", "logp": None}
+
+
+def _given(row: dict[str, Any]) -> dict[str, Any]:
+    unknown = dict.fromkeys(("token_ids", "tokens", "finish_reason"))
+    return _response({"prompt_id": row["prompt_id"], "text": row["answer"], **unknown})
