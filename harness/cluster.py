@@ -2,13 +2,47 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from harness.errors import ConfigError
 
 GPU_STAGES = frozenset({"sample", "reference", "train", "respond"})
 """Stages that run a language model; the others ask for a GPU only where their own block says so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PythonConfig:
+    """Interpreters of engines that live in environments of their own; null: the one that runs this."""
+
+    vllm: str | None = None
+    """Python that has vLLM: its path, or that of its environment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VllmConfig:
+    """What a vLLM engine takes of the machine."""
+
+    tensor_parallel: int | None = None
+    """GPUs over which one engine spreads the weights; null: the fewest that hold them. Further GPUs of the process run
+    further engines."""
+    memory_fraction: float | None = None
+    """Part of each GPU's memory that an engine takes while it works; null: 0.9, divided among workers that share a
+    GPU."""
+
+
+def check_vllm(config: VllmConfig) -> None:
+    """Refuse what no engine could take.
+
+    Raises:
+        ConfigError: names the dotted key, the value and what was expected.
+    """
+    if config.tensor_parallel is not None and config.tensor_parallel < 1:
+        raise ConfigError(f"cluster.vllm.tensor_parallel: expected 1 or more, or null, got {config.tensor_parallel}")
+    if config.memory_fraction is not None and not 0 < config.memory_fraction < 1:
+        raise ConfigError(
+            f"cluster.vllm.memory_fraction: expected a value between 0 and 1, or null, got {config.memory_fraction}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +109,10 @@ class SlurmConfig:
     """What every job asks for unless its stage says otherwise."""
     stages: StagesConfig
     """What differs by stage."""
+    python: PythonConfig = field(default_factory=PythonConfig)
+    """Interpreters of engines."""
+    vllm: VllmConfig = field(default_factory=VllmConfig)
+    """What vLLM takes of a job's GPUs."""
 
     def resources(self, stage: str) -> ResourcesConfig:
         """What a job of a stage asks for; only `extra` of both blocks is merged."""

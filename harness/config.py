@@ -9,10 +9,10 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union
 
-from harness.cluster import SlurmConfig
+from harness.cluster import PythonConfig, SlurmConfig, VllmConfig
 from harness.errors import ConfigError
 from harness.positions import check_pair
 
@@ -246,6 +246,10 @@ class ClusterConfig:
     """`local`: worker processes; None means one per accelerator, or without any one per `threads` CPU cores."""
     threads: int | None
     """CPU threads of each process; None means an equal share of the cores."""
+    python: PythonConfig = field(default_factory=PythonConfig)
+    """Interpreters of engines."""
+    vllm: VllmConfig = field(default_factory=VllmConfig)
+    """What vLLM takes of the GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)

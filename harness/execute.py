@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+from harness import machine
 from harness.cluster import SlurmConfig
 from harness.config import ClusterConfig
 from harness.perform import Ending, default_threads, free_memory, perform, prepare_process
@@ -141,6 +142,7 @@ def _run_here(
 ) -> None:
     """Every node in this process, one after the other."""
     threads = default_threads(cluster.threads)
+    machine.use(python=cluster.python, vllm=cluster.vllm, threads=threads)
     prepare_process(threads)
     for node in _next_nodes(schedule, reporter, wait=wait):
         attempt, label = schedule.attempt(node), schedule.label(node)

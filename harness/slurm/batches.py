@@ -9,11 +9,11 @@ import pickle
 import secrets
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.cluster import SlurmConfig
+from harness.cluster import PythonConfig, SlurmConfig, VllmConfig
 from harness.config import KeepWeights
 from harness.plan import STAGES, Node
 from harness.store import Store, StoreError, write_json
@@ -38,6 +38,8 @@ class Batch:
     gpus: int
     max_requeue: int
     keep_weights: KeepWeights
+    python: PythonConfig = field(default_factory=PythonConfig)
+    vllm: VllmConfig = field(default_factory=VllmConfig)
 
     @property
     def job(self) -> str:
@@ -79,7 +81,9 @@ def read(store: Store, name: str) -> Batch:
     """
     path = folder(store, name).with_suffix(".json")
     try:
-        return Batch(**json.loads(path.read_text()))
+        found = json.loads(path.read_text())
+        engines = {"python": PythonConfig(**found.pop("python", {})), "vllm": VllmConfig(**found.pop("vllm", {}))}
+        return Batch(**found, **engines)
     except (OSError, ValueError, TypeError) as error:
         raise StoreError(f"store: {path} cannot be read: {error}") from None
 
@@ -151,6 +155,8 @@ def pack(
                 gpus=asked.gpus or 0,
                 max_requeue=cluster.max_requeue,
                 keep_weights=keep_weights,
+                python=cluster.python,
+                vllm=cluster.vllm,
             )
             yield batch, [node for element in chosen for node in element]
 

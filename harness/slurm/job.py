@@ -13,6 +13,7 @@ from time import monotonic, sleep
 from rich.console import Console
 from submitit.helpers import DelayedSubmission
 
+from harness import machine
 from harness.perform import Ending, free_memory, log_failure, perform, prepare_process
 from harness.plan import Node, Plan
 from harness.progress import Reporter
@@ -84,6 +85,7 @@ class _Work:
         """Bring every node to its end; returns the exit code."""
         if not self.batch.gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # where SLURM does not hide those of other jobs
+        machine.use(python=self.batch.python, vllm=self.batch.vllm, threads=self.batch.threads)
         prepare_process(self.batch.threads)
         signal.signal(signal.SIGTERM, self._told_to_end)
         waiting = [node for node in self.nodes if not self._bring(node)]

@@ -1,0 +1,90 @@
+"""Engine processes: the interpreter is looked at before it is used, and nothing outlives its parent."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.engines import process
+from harness.engines.process import EngineProcess
+from harness.errors import ConfigError
+from tests.processes import alive, wait_until
+
+KEY, INSTALL = "cluster.python.vllm", "run `pip install it`"
+
+
+def test_this_interpreter_is_the_default() -> None:
+    assert process.interpreter(None, "json", KEY, INSTALL) == sys.executable
+
+
+def test_an_environment_may_be_named_by_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    assert process.interpreter(str(tmp_path), "json", KEY, INSTALL) == str(tmp_path / "bin" / "python")
+
+
+def test_an_interpreter_that_is_not_there_is_named_with_its_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"^{KEY}: {tmp_path}/python is no Python interpreter that runs"):
+        process.interpreter(str(tmp_path / "python"), "json", KEY, INSTALL)
+
+
+def test_what_is_no_interpreter_says_so() -> None:
+    with pytest.raises(ConfigError, match="/bin/false is no Python interpreter that runs: exit code 1"):
+        process.interpreter("/bin/false", "json", KEY, INSTALL)
+
+
+def test_a_missing_package_says_how_to_install_it() -> None:
+    with pytest.raises(ConfigError, match=f"^{KEY}: .* has no surely_not_there; run `pip install it`$"):
+        process.interpreter(None, "surely_not_there", KEY, INSTALL)
+
+
+def test_another_interpreter_is_not_told_where_our_packages_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    assert process.environment(None)["PYTHONPATH"] == "/somewhere"
+    assert "PYTHONPATH" not in process.environment("/other/python")
+
+
+TALKER = "import sys, time; print('one', file=sys.stderr); print('two', file=sys.stderr, flush=True); sys.exit(3)"
+
+FAMILY = (
+    "import subprocess, sys, time; "
+    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
+    "print(child.pid, flush=True); time.sleep(600)"
+)
+
+
+def test_a_death_is_told_with_its_last_words() -> None:
+    child = EngineProcess([sys.executable, "-c", TALKER], os.environ, "the engine")
+    error = child.death("died")
+    child.end(grace=0)
+    assert str(error) == "the engine died (exit code 3); its last words:\none\ntwo"
+
+
+def test_ending_a_process_ends_what_it_has_started() -> None:
+    child = EngineProcess([sys.executable, "-c", FAMILY], os.environ, "the engine")
+    assert child.process.stdout is not None
+    grandchild = int(child.process.stdout.readline())
+    child.end(grace=0)
+    wait_until(lambda: not alive(grandchild), 30, "it outlives what has started it")
+
+
+PARENT = """
+import os, sys, time
+from harness.engines import vllm_child
+from harness.engines.process import EngineProcess
+child = EngineProcess([sys.executable, vllm_child.__file__, str(os.getpid()), "sample"], os.environ, "the engine")
+print(child.process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_an_engine_ends_with_a_parent_that_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        engine = int(parent.stdout.readline())
+        assert alive(engine)
+        parent.send_signal(signal.SIGKILL)
+    wait_until(lambda: not alive(engine), 30, "the engine outlives its parent")
