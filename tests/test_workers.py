@@ -16,11 +16,11 @@ from rich.console import Console
 
 from harness import workers
 from harness.config import ClusterConfig
+from harness.machine import accelerators
 from harness.perform import Ending, _kind, log_failure
 from harness.progress import Reporter
 from harness.schedule import ATTEMPTS
 from harness.store import Store
-from harness.machine import accelerators
 from harness.workers import slots
 from tests.fakes import ENTRY, find, journal, local, node, plan_of, sweep
 from tests.processes import alive, start, wait_until
