@@ -45,7 +45,7 @@ def use(*, python: PythonConfig, vllm: VllmConfig, threads: int, share: float = 
 
 
 def accelerators() -> list[str]:
-    """NVIDIA devices that this process may use now, as CUDA_VISIBLE_DEVICES names them; found without importing torch."""
+    """NVIDIA devices that this process may use, as CUDA_VISIBLE_DEVICES names them; found without importing torch."""
     return _devices(os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
