@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, Union
 from harness.cluster import PythonConfig, SlurmConfig, VllmConfig
 from harness.errors import ConfigError
 from harness.positions import check_pair
+from harness.regressions import RegressionsConfig, check_regressions
 
 T = TypeVar("T")
 
@@ -266,6 +267,7 @@ class Config:
     train: TrainConfig
     evaluate: EvaluateConfig
     judge: JudgeConfig
+    regressions: RegressionsConfig
     n: int
     """Sample size: pairs are made from the first n samples of the pool."""
 
@@ -396,6 +398,12 @@ def check(config: Config) -> Config:
             "only robust uses it"
         )
     _check_imports(config)
+    check_regressions(config.regressions)
+    if config.regressions.tasks and config.evaluate.answers is not None:
+        raise ConfigError(
+            f"regressions.tasks: imported answers (evaluate.answers={config.evaluate.answers!r}) come without a model "
+            "that tasks could be run on; set regressions=none"
+        )
     if config.policy.source == "hub" and not re.fullmatch(r"[0-9a-f]{40}", config.policy.revision or ""):
         raise ConfigError(
             f"policy.revision: {config.policy.revision!r} is no commit; expected its 40 hex digits, since a branch or "
@@ -492,7 +500,8 @@ def used(config: Config) -> dict[str, Any]:
     Points that differ only in what they do not use are one point.
     """
     unused = _unused(config)
-    flat = flatten(config)
+    # What is only shown beside a win rate makes no other point of it.
+    flat = {name: value for name, value in flatten(config).items() if not _within(name, "regressions")}
     return {name: None if any(_within(name, path) for path in unused) else value for name, value in flat.items()}
 
 

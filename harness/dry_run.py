@@ -134,6 +134,7 @@ _COSTS: Mapping[str, tuple[str, ...]] = {
     ),
     "respond": ("max_new_tokens", "batch_size", "dtype"),
     "judge": ("engine",),
+    "lm_eval": ("task", "limit", "shots", "batch_size", "dtype"),
     "appraise": ("engine",),
 }
 """Settings that decide what a unit costs, beside the policy; the other stages cost next to nothing."""
@@ -141,7 +142,7 @@ _COSTS: Mapping[str, tuple[str, ...]] = {
 
 def _cost(stage: str, spec: Mapping[str, Any], inputs: Mapping[str, Sequence[str]]) -> str:
     """Equal for nodes whose units cost the same: by settings, and by the policy that is sampled, trained or asked."""
-    policy = inputs.get("reference" if stage == "respond" else "policy") if stage in _COSTS else None
+    policy = inputs.get("reference" if stage in ("respond", "lm_eval") else "policy") if stage in _COSTS else None
     return json.dumps([policy, {name: spec.get(name) for name in _COSTS.get(stage, ())}], sort_keys=True, default=str)
 
 

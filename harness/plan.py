@@ -16,7 +16,21 @@ from harness.keys import digest, node_key
 from harness.packages import content_hash, package_folder
 from harness.positions import POSITIONS
 from harness.prompts import PromptSet, block_of
-from harness.stages import appraise, imported, judge, model, pairs, reference, respond, sample, score, select, train
+from harness.regressions import tasks_hash
+from harness.stages import (
+    appraise,
+    imported,
+    judge,
+    lm_eval,
+    model,
+    pairs,
+    reference,
+    respond,
+    sample,
+    score,
+    select,
+    train,
+)
 from harness.stages import prompts as prompts_stage
 from harness.store import Artifact, Store
 
@@ -32,6 +46,7 @@ STAGES = (
     "train",
     "respond",
     "judge",
+    "lm_eval",
     "appraise",
 )
 """The stages in the order of the data."""
@@ -48,6 +63,7 @@ _VERSIONS: Mapping[str, int] = {
     "train": train.VERSION,
     "respond": respond.VERSION,
     "judge": judge.VERSION,
+    "lm_eval": lm_eval.VERSION,
     "appraise": appraise.VERSION,
 }
 
@@ -120,7 +136,8 @@ class Point:
     of the first two."""
     beside: Mapping[str, Node] = field(default_factory=dict)
     """What is shown beside the win rate, and no win rate waits for: `appraise` and `appraise_references`, the selecting
-    reward on the answers and on what they are judged against."""
+    reward on the answers and on what they are judged against; `lm_eval TASK` and `lm_eval_policy TASK`, a task on the
+    cell's model and on the policy."""
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -154,15 +171,20 @@ class Plan:
         return {key: artifact for key, artifact in found.items() if artifact is not None}
 
 
-def make_plan(configs: Sequence[Config], store: Store | None = None) -> Plan:
+def make_plan(configs: Sequence[Config], store: Store | None = None, *, regressions_early: bool = False) -> Plan:
     """Plan all points together; points that differ only in settings without effect are one.
 
     Args:
         store: where imports are looked up by their name.
+        regressions_early: a cell's tasks come right after its win rate, so that its weights can be given up; otherwise
+            they come after all win rates.
 
     Raises:
-        ConfigError: unreadable prompts, a missing model folder, an unknown import; nothing has been done by then.
+        ConfigError: unreadable prompts, a missing model folder, an unknown import, points that differ in what stands
+            beside them; nothing has been done by then.
     """
+    if any(config.regressions != configs[0].regressions for config in configs):
+        raise ConfigError("regressions: one choice for all points of a command; it cannot be swept")
     builder = _Builder(store)
     distinct: dict[str, Config] = {}
     for config in configs:
@@ -180,7 +202,9 @@ def make_plan(configs: Sequence[Config], store: Store | None = None) -> Plan:
         points.append(builder.finish(config, made))
         asked.update(builder.asked[start:])
     naive = Counter(builder.nodes[key].stage for asked in unshared for key in asked)
-    return Plan(points=tuple(points), nodes=builder.reachable(points), naive={s: naive[s] for s in STAGES})
+    return Plan(
+        points=tuple(points), nodes=builder.reachable(points, regressions_early), naive={s: naive[s] for s in STAGES}
+    )
 
 
 class _Builder:
@@ -271,10 +295,12 @@ class _Builder:
             uses={"instructions": (frozen,)},
             units=len(instructions.prompts),
         )
-        beside = {} if rows is None else self.beside(config, answers, references, frozen)
+        beside = self.appraisals(config, answers, references, frozen) if rows is not None else {}
+        if config.regressions.tasks:
+            beside |= self.regressions(config, own[list(own)[-1]], self.policy(config))
         return Point(config=config, nodes={**own, "respond": answers, "judge": verdicts}, beside=beside)
 
-    def beside(self, config: Config, answers: Node, references: Node, frozen: Node) -> dict[str, Node]:
+    def appraisals(self, config: Config, answers: Node, references: Node, frozen: Node) -> dict[str, Node]:
         """The selecting reward on the answers and their references; imported rewards say nothing of new answers."""
         if config.reward.imported is not None:
             return {}
@@ -283,6 +309,35 @@ class _Builder:
             "appraise": self.appraise(config, scored, answers, frozen),
             "appraise_references": self.appraise(config, scored, references, frozen),
         }
+
+    def regressions(self, config: Config, answering: Node, policy: Node) -> dict[str, Node]:
+        """Every task on a cell's model and on the policy."""
+        models = {"lm_eval": answering, "lm_eval_policy": policy}
+        return {
+            f"{name} {task}": self.lm_eval(config, task, model, policy)
+            for task in config.regressions.tasks
+            for name, model in models.items()
+        }
+
+    def lm_eval(self, config: Config, task: str, answering: Node, policy: Node) -> Node:
+        asked = config.regressions
+        return self.node(
+            stage="lm_eval",
+            slug=_slug(task, *answering.slug.split("-")),
+            spec=lm_eval.Spec(
+                task=task,
+                shots=asked.tasks[task],
+                limit=asked.limit,
+                batch_size=asked.batch_size,
+                chat_template=asked.chat_template,
+                seed=asked.seed,
+                include=tasks_hash(asked.include) if asked.include is not None else None,
+                dtype=config.policy.dtype,
+                trust_remote_code=config.policy.trust_remote_code,
+            ),
+            inputs={"model": (answering,), "reference": (policy,)},
+            params={"include": asked.include},
+        )
 
     def appraise(self, config: Config, scored: Node, answers: Node, frozen: Node) -> Node:
         """Answers scored by what scored the pool, whatever that consists of."""
@@ -484,7 +539,7 @@ class _Builder:
             units=len(instructions.prompts),
         )
 
-    def reachable(self, points: Sequence[Point]) -> dict[str, Node]:
+    def reachable(self, points: Sequence[Point], regressions_early: bool) -> dict[str, Node]:
         """The nodes that the points need, parents first."""
         ordered: dict[str, Node] = {}
 
@@ -496,6 +551,9 @@ class _Builder:
 
         for point in points:
             visit(point.nodes["judge"])
+            for node in point.beside.values() if regressions_early else ():
+                if node.stage == "lm_eval":
+                    visit(node)
         # At the end, since work goes in this order: every win rate comes before what stands beside it.
         for point in points:
             for node in point.beside.values():

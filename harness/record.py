@@ -81,6 +81,8 @@ def write(plan: Plan, name: str, command: str, store: Store, keep_weights: KeepW
     with store.lock(f"sweep-{name}"):
         if name in names(store):
             earlier = read(store, name)
+            for key, point in points.items():  # what an earlier command wanted beside a point stays wanted
+                point["beside"] = {**earlier.points.get(key, {}).get("beside", {}), **point["beside"]}
             points = {**_others(earlier.points, points), **points}
             nodes = {**dict(earlier.nodes), **nodes}
         written = {"written": time.time(), "command": command, "keep_weights": keep_weights}

@@ -102,6 +102,18 @@ VERDICTS = pa.schema(
 )
 
 
+_TASK = (("task", pa.string()), ("metric", pa.string()), ("filter", pa.string()), ("value", pa.float64()))
+LM_EVAL_SCORES = pa.schema(
+    [
+        *_TASK,
+        ("stderr", pa.float64()),
+        ("higher_is_better", pa.bool_()),
+        ("shots", pa.int32()),
+        ("version", pa.string()),
+    ]
+)
+LM_EVAL_QUESTIONS = pa.schema([*_TASK, ("question", pa.int32()), ("hash", pa.string())])
+
 IMPORTED_RESPONSES = pa.schema(
     [_ID, _SAMPLE, ("text", pa.string()), ("token_ids", _TOKENS), ("finish_reason", pa.string())]
 )
