@@ -79,6 +79,15 @@ def _answered(store: Store, point: Mapping[str, Any]) -> dict[str, Artifact | No
     }
 
 
+def read_beside(store: Store, sweep: str | None = None) -> dict[str, Mapping[str, str]]:
+    """Keys of what stands beside each result, by name; see `harness.plan.Point.beside`.
+
+    Raises:
+        StoreError: no such sweep.
+    """
+    return {key: point.get("beside", {}) for key, point in _points(store, sweep).items()}
+
+
 def load_overlap(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
     """How much cells share: share of the row's preference rows that the column's cell has too, [cells x cells].
 

@@ -34,6 +34,7 @@ from analysis.estimates import (
 )
 from analysis.figures import figure_of, pair_heatmap, save, scaling_curve
 from analysis.overoptimisation import overoptimisation, overoptimisation_points
+from analysis.regressions import Regressions, regression_cells, regression_frame, regression_section
 from analysis.schema import PAIR, check_results, check_verdicts, plain, varying_columns, was_imported
 from analysis.tables import WIN_RATE, cell_name, cell_table, markdown_safe, markdown_table, spreadsheet_safe
 from harness.errors import PrefsweepError
@@ -54,13 +55,14 @@ def write_report(
     out: Path,
     *,
     answers: pd.DataFrame | None = None,
+    regressions: Regressions | None = None,
     provenance: Provenance = None,
     console: Console | None = None,
 ) -> list[Path]:
     """Write the figures, `results.csv` and `report.md` into `out`, print the table, return the paths.
 
-    The frames are those of `analysis.schema`, `answers` that of `analysis.answers`, for which there is `beside.csv`.
-    `provenance` (sweep, commit, versions) becomes the small print. Raises PrefsweepError when there are no results,
+    The frames are those of `analysis.schema`, `answers` that of `analysis.answers`, for which there is `beside.csv`;
+    scores of `regressions` stand in `regressions.csv`. `provenance` (sweep, commit, versions) becomes the small print. Raises PrefsweepError when there are no results,
     or the frames break their contract.
     """
     check_results(results)
@@ -78,8 +80,14 @@ def write_report(
     measures = [] if answers is None else [out / "beside.csv"]
     for path in measures:
         spreadsheet_safe(beside_frame(cells, beside)).to_csv(path, index=False)
+    text = report_text(cells, table, figures, provenance, beside)
+    if regressions is not None and not regressions.scores.empty:
+        scores = regression_cells(cells, regressions)
+        measures.append(out / "regressions.csv")
+        spreadsheet_safe(regression_frame(cells, scores)).to_csv(measures[-1], index=False)
+        text += "\n" + "\n\n".join(regression_section(cells, scores)) + "\n"
     page = out / "report.md"
-    page.write_text(report_text(cells, table, figures, provenance, beside), encoding="utf-8")
+    page.write_text(text, encoding="utf-8")
     print_table(cells, console or _console(), warnings(cells, beside))
     return [*figures, spreadsheet, *measures, page]
 
