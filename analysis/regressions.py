@@ -137,7 +137,9 @@ def _named(artifact: Artifact) -> Iterator[tuple[tuple[Any, ...], Mapping[str, A
 def _differences(own: Artifact, policy: Artifact | None) -> Iterator[tuple[tuple[Any, ...], "pd.Series[float]"]]:
     if policy is None:
         return
-    both = _questions(own).join(_questions(policy), how="inner", lsuffix="_own", rsuffix="_policy")
+    both = pd.merge(
+        _questions(own), _questions(policy), left_index=True, right_index=True, suffixes=("_own", "_policy")
+    ).sort_index()
     if bool((both["hash_own"] != both["hash_policy"]).any()):
         raise PrefsweepError(
             f"lm_eval {own.manifest.measures['task']}: model and policy were asked different questions; run the task "
@@ -187,10 +189,9 @@ def _over_seeds(values: Sequence[float], errors: Sequence[float]) -> Interval:
     mean = float(np.mean(values))
     facts: dict[str, Any] = {"n": len(values), "scope": mean_interval(np.array([values]).T).scope}
     error = float(np.mean(errors))
-    if isnan(error):
-        return Interval(
-            estimate=mean, low=nan, high=nan, method="none", note="lm_eval gives no standard error", **facts
-        )
+    if isnan(error) or error == 0:
+        note = "lm_eval gives no standard error" if isnan(error) else "no interval: every question scored the same"
+        return Interval(estimate=mean, low=nan, high=nan, method="none", note=note, **facts)
     half = float(special.ndtri(0.975)) * error
     if len(values) > 1:
         spread = float(np.std(values, ddof=1)) / sqrt(len(values))
@@ -218,7 +219,7 @@ def _title(name: Sequence[Any]) -> str:
     facts = [f"{int(shots)} shots"] if shots is not None else []
     facts += [f"version {version}"] if version not in (None, "None") else []
     facts += [f"first {int(limit)}"] if limit is not None else []
-    return f"{task} {metric}{'' if kind == 'none' else f' {kind}'} ({', '.join(facts)})"
+    return f"{task} {metric}{'' if kind == 'none' else f' {kind}'}" + (f" ({', '.join(facts)})" if facts else "")
 
 
 def _shown(row: Mapping[Any, Any]) -> str:

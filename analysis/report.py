@@ -62,8 +62,8 @@ def write_report(
     """Write the figures, `results.csv` and `report.md` into `out`, print the table, return the paths.
 
     The frames are those of `analysis.schema`, `answers` that of `analysis.answers`, for which there is `beside.csv`;
-    scores of `regressions` stand in `regressions.csv`. `provenance` (sweep, commit, versions) becomes the small print. Raises PrefsweepError when there are no results,
-    or the frames break their contract.
+    scores of `regressions` stand in `regressions.csv`. `provenance` (sweep, commit, versions) becomes the small print.
+    Raises PrefsweepError when there are no results, or the frames break their contract.
     """
     check_results(results)
     check_verdicts(verdicts)

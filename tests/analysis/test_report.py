@@ -213,6 +213,7 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         load_answers=lambda *_: pd.DataFrame(columns=list(ANSWERS)),
         load_overlap=lambda *_: overlap,
     )
+    monkeypatch.setattr("analysis.regressions.load_regressions", lambda *_: None)
     monkeypatch.setitem(sys.modules, "analysis.load", module)
     monkeypatch.delitem(sys.modules, "analysis.__main__", raising=False)
     return module

@@ -38,6 +38,8 @@ SCHEMAS = {
     ("train", "training.parquet"): tables.TRAINING,
     ("respond", "answers/"): tables.ANSWERS,
     ("judge", "verdicts.parquet"): tables.VERDICTS,
+    ("lm_eval", "scores.parquet"): tables.LM_EVAL_SCORES,
+    ("lm_eval", "questions.parquet"): tables.LM_EVAL_QUESTIONS,
     ("appraise", "rewards/"): tables.rewards_schema(["<name>"]),
 }
 
