@@ -68,6 +68,12 @@ def warnings(cells: pd.DataFrame, beside: pd.DataFrame) -> list[str]:
     ]
 
 
+def flags(cells: pd.DataFrame, beside: pd.DataFrame) -> dict[str, str]:
+    """The flagged cells as an entry of the small print; nothing where there are none."""
+    names = [cell_name(_row(cells, label), cells) for label in near_constant(beside)]
+    return {"WARNING, near-constant answers:": "; ".join(names)} if names else {}
+
+
 def warnings_section(cells: pd.DataFrame, beside: pd.DataFrame) -> list[str]:
     """The warnings as Markdown."""
     return [f"**{markdown_safe(text)}**" for text in warnings(cells, beside)]

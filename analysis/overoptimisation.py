@@ -51,19 +51,22 @@ def overoptimisation(
     text += " Bars: 95\N{NO-BREAK SPACE}% intervals of win rate and KL."
     if points["n"].map(plain).nunique() > 1:
         text += " Numbers: samples per prompt, n."
+    others = _others(points)
+    handles = _handles(points, others, ringed=any(label in flagged for label in points.index))
+    columns = 2 if style.narrow else 4
     axes = new_axes(
         style,
         body=0.62 * (style.width - style.left - style.right),
         heading=heading,
         caption=text,
         provenance=provenance_text(provenance),
+        above=(-(-len(handles) // columns) * 1.45 * style.small + 6) / 72,
     )
-    others = _others(points)
     for label, cell in points.iterrows():
         _draw_point(axes, cell, style, _look(cell, others), ring=label in flagged)
     _label_sizes(axes, points, style)
     _finish_axes(axes, points, style)
-    _draw_legend(axes, points, others, style, ringed=any(label in flagged for label in points.index))
+    _draw_legend(axes, handles, columns, style)
     return axes
 
 
@@ -148,8 +151,8 @@ def _finish_axes(axes: Axes, points: pd.DataFrame, style: Style) -> None:
     axes.spines[["left", "bottom"]].set_linewidth(0.6)
 
 
-def _draw_legend(axes: Axes, points: pd.DataFrame, others: list[str], style: Style, *, ringed: bool) -> None:
-    """A colour per rejected position, a marker per chosen one, and what else there is; left of all, on white."""
+def _handles(points: pd.DataFrame, others: list[str], *, ringed: bool) -> list[Line2D | Patch]:
+    """A colour per rejected position, a marker per chosen one, and what else there is."""
     pairs = points[points[PAIR[0]].map(plain) != ""]
     handles: list[Line2D | Patch] = []
     if pairs[list(PAIR)].map(plain).drop_duplicates().shape[0] == 1:
@@ -163,7 +166,23 @@ def _draw_legend(axes: Axes, points: pd.DataFrame, others: list[str], style: Sty
     handles += [_handle(name, INK, MARKERS[i % len(MARKERS)]) for i, name in enumerate(others)]
     if ringed:
         handles.append(Line2D([], [], linestyle="", marker="o", markersize=8, mfc="none", mec=INK, label=FLAGGED))
-    legend = axes.legend(handles=handles, fontsize=style.small, frameon=True, framealpha=0.8, edgecolor="none", ncols=2)
+    return handles
+
+
+def _draw_legend(axes: Axes, handles: list[Line2D | Patch], columns: int, style: Style) -> None:
+    """Above the axes, where it hides nothing."""
+    legend = axes.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0, 1.01),
+        ncols=columns,
+        fontsize=style.small,
+        frameon=False,
+        borderaxespad=0,
+        labelspacing=0.3,
+        columnspacing=1.2,
+        handlelength=1.2,
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from analysis.answers import ANSWERS
 from analysis.beside import beside_win_rates, near_constant
-from analysis.beside_report import beside_frame, beside_section, warnings, warnings_section
+from analysis.beside_report import beside_frame, beside_section, flags, warnings, warnings_section
 from analysis.captions import (
     detectable_sentence,
     labels_sentence,
@@ -73,6 +73,8 @@ def write_report(
     cells = estimate_cells(results, table)
     out.mkdir(parents=True, exist_ok=True)
     beside = beside_win_rates(cells, pd.DataFrame(columns=list(ANSWERS)) if answers is None else answers)
+    # In the small print of every figure: a heatmap is shown without its report.
+    provenance = {**(provenance or {}), **flags(cells, beside)}
     figures = write_figures(cells, table, out, provenance)
     figures += write_overoptimisation(cells, beside, table, out, provenance)
     spreadsheet = out / "results.csv"

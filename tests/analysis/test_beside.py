@@ -14,7 +14,7 @@ from rich.console import Console
 
 from analysis.answers import ANSWERS, measure_answers
 from analysis.beside import MEASURES, beside_win_rates, mean_interval, near_constant
-from analysis.beside_report import beside_section, warnings
+from analysis.beside_report import beside_section, flags, warnings
 from analysis.estimates import estimate_cells, preference_table
 from analysis.overoptimisation import overoptimisation, overoptimisation_points
 from analysis.report import write_report
@@ -184,10 +184,15 @@ def frames(kls: Mapping[int, float], constant: Sequence[int] = ()) -> tuple[pd.D
     return results, verdicts, pd.concat(answers, ignore_index=True)
 
 
-def test_the_figure_has_both_intervals_of_every_cell_and_rings_the_flagged() -> None:
-    results, verdicts, answers = frames({0: 2.0, 1: 8.0}, constant=[1])
+def estimated(
+    results: pd.DataFrame, verdicts: pd.DataFrame, answers: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     cells = estimate_cells(results, preference_table(results, verdicts))
-    found = beside_win_rates(cells, answers)
+    return cells, beside_win_rates(cells, answers)
+
+
+def test_the_figure_has_both_intervals_of_every_cell_and_rings_the_flagged() -> None:
+    cells, found = estimated(*frames({0: 2.0, 1: 8.0}, constant=[1]))
     points = overoptimisation_points(cells, found)
     assert len(points) == 2  # the third cell's divergence is not known
     axes = overoptimisation(points, near_constant(found))
@@ -213,6 +218,8 @@ def test_a_report_has_the_measures_the_figure_and_the_warning(tmp_path: Path) ->
     assert "## Beside the win rates" in page
     assert page.count("WARNING: 100 % of the answers of position") == 1
     assert "WARNING: 100 % of the answers" in console.export_text()
+    assert "<small>WARNING, near-constant answers: position" in page
+    assert flags(*estimated(*frames({0: 2.0}))) == {}
     table = pd.read_csv(tmp_path / "beside.csv")
     assert len(table) == 3 * len(MEASURES)
     assert (table["low"].notna() | table["note"].notna()).all()
@@ -228,7 +235,6 @@ def test_a_report_without_answers_is_as_ever(tmp_path: Path) -> None:
 def test_text_of_a_cell_makes_no_markup() -> None:
     results, verdicts, answers = frames({0: 1.0}, constant=[0])
     results["policy.name"] = ["<b>|x", "b", "c"]
-    cells = estimate_cells(results, preference_table(results, verdicts))
-    found = beside_win_rates(cells, answers)
+    cells, found = estimated(results, verdicts, answers)
     assert len(warnings(cells, found)) == 1
     assert "<b>" not in "".join(beside_section(cells, found))
