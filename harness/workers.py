@@ -187,7 +187,7 @@ class _Pool:
                 pass_fds=[theirs.fileno()],
             )
         with suppress(OSError):  # it has died already, which listening will find
-            may_use = {"threads": slot.threads, "share": slot.share}
+            may_use: dict[str, Any] = {"threads": slot.threads, "share": slot.share}
             may_use |= {"python": self._cluster.python, "vllm": self._cluster.vllm}
             ours.send((dict(self._schedule.plan.nodes), root, may_use, os.getpid()))
         return _Worker(number=number, process=process, connection=ours, output=output)

@@ -82,7 +82,10 @@ def read(store: Store, name: str) -> Batch:
     path = folder(store, name).with_suffix(".json")
     try:
         found = json.loads(path.read_text())
-        engines = {"python": PythonConfig(**found.pop("python", {})), "vllm": VllmConfig(**found.pop("vllm", {}))}
+        engines: dict[str, Any] = {
+            "python": PythonConfig(**found.pop("python", {})),
+            "vllm": VllmConfig(**found.pop("vllm", {})),
+        }
         return Batch(**found, **engines)
     except (OSError, ValueError, TypeError) as error:
         raise StoreError(f"store: {path} cannot be read: {error}") from None
