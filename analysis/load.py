@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import schema
+from analysis import answers, schema
 from harness import record
 from harness.judges.models import SELECTED
 from harness.stages.pairs import why_empty
@@ -45,6 +45,48 @@ def load_verdicts(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
             table = artifact.table("verdicts", ["prompt_id", "preference"])
             frames.append(table.to_pandas().assign(result=key)[list(schema.VERDICTS)])
     return pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
+
+
+def load_answers(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
+    """One row per result and instruction that was answered, with the columns of `analysis.answers.ANSWERS`.
+
+    Raises:
+        StoreError: no store there, or no such sweep.
+    """
+    opened = Store(Path(store)).check()
+    # Cells of equal content share their answers, which are read and measured once.
+    read: dict[tuple[Path | None, ...], pd.DataFrame | None] = {}
+    frames = [pd.DataFrame(columns=list(answers.ANSWERS))]
+    for key, point in _points(opened, sweep).items():
+        found = _answered(opened, point)
+        folders = tuple(artifact.folder if artifact else None for artifact in found.values())
+        if folders not in read:
+            read[folders] = answers.read_answers(found)
+        if (frame := read[folders]) is not None:
+            frames.append(frame.assign(result=key)[list(answers.ANSWERS)])
+    return pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
+
+
+def _answered(store: Store, point: Mapping[str, Any]) -> dict[str, Artifact | None]:
+    """A point's answers, what they are judged against, and the selecting reward on both."""
+    nodes, beside = point["nodes"], point.get("beside", {})
+    (references,) = point["sweep"].nodes[nodes["judge"]]["inputs"]["references"]
+    stage = point["sweep"].nodes[references]["stage"]
+    appraised = {name: beside.get(name) for name in ("appraise", "appraise_references")}
+    return {
+        "respond": store.find("respond", nodes["respond"]),
+        "references": store.find(stage, references),
+        **{name: store.find("appraise", key) if key is not None else None for name, key in appraised.items()},
+    }
+
+
+def read_beside(store: Store, sweep: str | None = None) -> dict[str, Mapping[str, str]]:
+    """Keys of what stands beside each result, by name; see `harness.plan.Point.beside`.
+
+    Raises:
+        StoreError: no such sweep.
+    """
+    return {key: point.get("beside", {}) for key, point in _points(store, sweep).items()}
 
 
 def load_overlap(store: Path | str, sweep: str | None = None) -> pd.DataFrame:

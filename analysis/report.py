@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analysis.answers import ANSWERS
+from analysis.beside import beside_win_rates, near_constant
+from analysis.beside_report import beside_frame, beside_section, flags, warnings, warnings_section
 from analysis.captions import (
     detectable_sentence,
     labels_sentence,
@@ -30,6 +33,8 @@ from analysis.estimates import (
     simultaneous_intervals,
 )
 from analysis.figures import figure_of, pair_heatmap, save, scaling_curve
+from analysis.overoptimisation import overoptimisation, overoptimisation_points
+from analysis.regressions import Regressions, regression_cells, regression_frame, regression_section
 from analysis.schema import PAIR, check_results, check_verdicts, plain, varying_columns, was_imported
 from analysis.tables import WIN_RATE, cell_name, cell_table, markdown_safe, markdown_table, spreadsheet_safe
 from harness.errors import PrefsweepError
@@ -49,12 +54,15 @@ def write_report(
     verdicts: pd.DataFrame,
     out: Path,
     *,
+    answers: pd.DataFrame | None = None,
+    regressions: Regressions | None = None,
     provenance: Provenance = None,
     console: Console | None = None,
 ) -> list[Path]:
     """Write the figures, `results.csv` and `report.md` into `out`, print the table, return the paths.
 
-    The frames are those of `analysis.schema`. `provenance` (sweep, commit, versions) becomes the small print.
+    The frames are those of `analysis.schema`, `answers` that of `analysis.answers`, for which there is `beside.csv`;
+    scores of `regressions` stand in `regressions.csv`. `provenance` (sweep, commit, versions) becomes the small print.
     Raises PrefsweepError when there are no results, or the frames break their contract.
     """
     check_results(results)
@@ -64,13 +72,26 @@ def write_report(
     table = preference_table(results, verdicts)
     cells = estimate_cells(results, table)
     out.mkdir(parents=True, exist_ok=True)
+    beside = beside_win_rates(cells, pd.DataFrame(columns=list(ANSWERS)) if answers is None else answers)
+    # In the small print of every figure: a heatmap is shown without its report.
+    provenance = {**(provenance or {}), **flags(cells, beside)}
     figures = write_figures(cells, table, out, provenance)
+    figures += write_overoptimisation(cells, beside, table, out, provenance)
     spreadsheet = out / "results.csv"
     spreadsheet_safe(results.join(result_intervals(results, table))).to_csv(spreadsheet, index=False)
+    measures = [] if answers is None else [out / "beside.csv"]
+    for path in measures:
+        spreadsheet_safe(beside_frame(cells, beside)).to_csv(path, index=False)
+    text = report_text(cells, table, figures, provenance, beside)
+    if regressions is not None and not regressions.scores.empty:
+        scores = regression_cells(cells, regressions)
+        measures.append(out / "regressions.csv")
+        spreadsheet_safe(regression_frame(cells, scores)).to_csv(measures[-1], index=False)
+        text += "\n" + "\n\n".join(regression_section(cells, scores)) + "\n"
     page = out / "report.md"
-    page.write_text(report_text(cells, table, figures, provenance), encoding="utf-8")
-    print_table(cells, console or _console())
-    return [*figures, spreadsheet, page]
+    page.write_text(text, encoding="utf-8")
+    print_table(cells, console or _console(), warnings(cells, beside))
+    return [*figures, spreadsheet, *measures, page]
 
 
 def write_figures(cells: pd.DataFrame, table: pd.DataFrame, out: Path, provenance: Provenance = None) -> list[Path]:
@@ -99,6 +120,25 @@ def write_figures(cells: pd.DataFrame, table: pd.DataFrame, out: Path, provenanc
     return paths
 
 
+def write_overoptimisation(
+    cells: pd.DataFrame, beside: pd.DataFrame, table: pd.DataFrame, out: Path, provenance: Provenance = None
+) -> list[Path]:
+    """A figure of win rate against KL per setting that has two or more cells with both."""
+    paths: list[Path] = []
+    flagged = near_constant(beside)
+    for setting, part in split(overoptimisation_points(cells, beside), comparison_columns(cells)):
+        if len(part) > 1:
+            axes = overoptimisation(
+                part,
+                flagged,
+                detectable=detectable_difference(part, table),
+                heading=_heading(setting),
+                provenance=provenance,
+            )
+            paths += save(figure_of(axes), out / _stem("overoptimisation", setting))
+    return paths
+
+
 def split(cells: pd.DataFrame, columns: list[str]) -> Iterator[tuple[Setting, pd.DataFrame]]:
     """The cells apart by `columns`, each part with the values of those columns that vary."""
     if cells.empty:
@@ -112,16 +152,26 @@ def split(cells: pd.DataFrame, columns: list[str]) -> Iterator[tuple[Setting, pd
         yield {name: str(keys.at[part.index[0], name]) for name in varying}, part
 
 
-def report_text(cells: pd.DataFrame, table: pd.DataFrame, figures: list[Path], provenance: Provenance = None) -> str:
-    """The report as Markdown; figures are named relative to it."""
+def report_text(
+    cells: pd.DataFrame,
+    table: pd.DataFrame,
+    figures: list[Path],
+    provenance: Provenance = None,
+    beside: pd.DataFrame | None = None,
+) -> str:
+    """The report as Markdown; figures are named relative to it. `beside` is that of `beside.beside_win_rates`."""
     done = cells[cells["status"] == "done"]
     parts = ["# Sweep report", markdown_safe(summary(cells))]
     if len(done):
         parts += [f"**{markdown_safe(labels_sentence(done))}**", markdown_safe(scope_sentence(done))]
     for setting, part in split(done, comparison_columns(cells)):
         parts.append(markdown_safe(_comparison(setting, part, table)))
+    if beside is not None:
+        parts += warnings_section(cells, beside)
     parts += _unfinished(cells)
     parts += ["## Cells", markdown_table(cell_table(cells))]
+    if beside is not None:
+        parts += beside_section(cells, beside)
     images = [path.name for path in figures if path.suffix == ".png"]
     parts += ["## Figures"] * bool(images) + [f"![{name.removesuffix('.png')}]({name})" for name in images]
     if provenance:
@@ -140,11 +190,11 @@ def scope_sentence(done: pd.DataFrame) -> str:
     return " ".join(part for part in (scope(done), methods(done), steps_sentence(done)) if part)
 
 
-def print_table(cells: pd.DataFrame, console: Console) -> None:
-    """Print the cells as a table with judge and scope under it; texts cannot steer the terminal."""
+def print_table(cells: pd.DataFrame, console: Console, warned: Sequence[str] = ()) -> None:
+    """Print the cells as a table with judge, scope and warnings under it; texts cannot steer the terminal."""
     rows = cell_table(cells)
     done = cells[cells["status"] == "done"]
-    foot = [summary(cells), *([labels_sentence(done), scope_sentence(done)] if len(done) else [])]
+    foot = [summary(cells), *([labels_sentence(done), scope_sentence(done)] if len(done) else []), *warned]
     # Text, not str: a str would be read as rich's own markup.
     grid = Table(box=SIMPLE_HEAD, pad_edge=False, caption=Text("\n".join(foot)), caption_justify="left")
     for name in rows.columns:

@@ -66,7 +66,8 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None,
             f"{', '.join(sorted(_OPTIONS))}: one value for all points of a command; these cannot be swept"
         )
     store = Store(Path(options.store).expanduser())
-    plan = make_plan(configs, store)
+    plan = make_plan(configs, store, regressions_early=options.keep_weights == "none")
+    _check_tasks(plan, store, configs[0], options)
     if options.dry_run:
         if (store.root / "store.json").exists():
             store.check()
@@ -90,6 +91,19 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None,
         reporter.line(line)
     reporter.line(_last_line(options.sweep, plan, summary))
     return 0 if summary.ok else 1
+
+
+def _check_tasks(plan: Plan, store: Store, config: Config, options: RunOptions) -> None:
+    """Refuse tasks that lm_eval does not have, where any is to be run.
+
+    Raises:
+        ConfigError: there is no such task, or no lm_eval.
+    """
+    todo = {n.spec.task for n in plan.nodes.values() if n.stage == "lm_eval" and store.find(n.stage, n.key) is None}
+    if todo:
+        from harness.engines import lm_eval
+
+        lm_eval.check_tasks(options.cluster.python.lm_eval, sorted(todo), config.regressions.include)
 
 
 def _last_line(sweep: str, plan: Plan, summary: Summary) -> str:

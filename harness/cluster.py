@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from harness.errors import ConfigError
 
-GPU_STAGES = frozenset({"sample", "reference", "train", "respond"})
+GPU_STAGES = frozenset({"sample", "reference", "train", "respond", "lm_eval"})
 """Stages that run a language model; the others ask for a GPU only where their own block says so."""
 
 
@@ -17,6 +17,8 @@ class PythonConfig:
 
     vllm: str | None = None
     """Python that has vLLM: its path, or that of its environment."""
+    lm_eval: str | None = None
+    """Python that has lm-evaluation-harness."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,8 @@ class StagesConfig:
     train: ResourcesConfig
     respond: ResourcesConfig
     judge: ResourcesConfig
+    lm_eval: ResourcesConfig
+    appraise: ResourcesConfig
 
 
 @dataclass(frozen=True, kw_only=True)

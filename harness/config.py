@@ -19,6 +19,7 @@ from harness.judges.config import AnyJudgeConfig, check_judge
 from harness.model_rewards import ModelRewardConfig
 from harness.positions import check_pair
 from harness.prompt_datasets import DatasetPromptsConfig
+from harness.regressions import RegressionsConfig, check_regressions
 
 T = TypeVar("T")
 
@@ -266,6 +267,7 @@ class Config:
     train: TrainConfig
     evaluate: EvaluateConfig
     judge: AnyJudgeConfig
+    regressions: RegressionsConfig
     n: int
     """Sample size: pairs are made from the first n samples of the pool."""
 
@@ -413,6 +415,12 @@ def check(config: Config) -> Config:
         prompt_datasets.check(config.prompts)
     check_judge(config.judge)
     _check_vllm(config)
+    check_regressions(config.regressions)
+    if config.regressions.tasks and config.evaluate.answers is not None:
+        raise ConfigError(
+            f"regressions.tasks: imported answers (evaluate.answers={config.evaluate.answers!r}) come without a model "
+            "that tasks could be run on; set regressions=none"
+        )
     if config.policy.source == "hub" and not re.fullmatch(r"[0-9a-f]{40}", config.policy.revision or ""):
         raise ConfigError(
             f"policy.revision: {config.policy.revision!r} is no commit; expected its 40 hex digits, since a branch or "
@@ -525,7 +533,8 @@ def used(config: Config) -> dict[str, Any]:
     Points that differ only in what they do not use are one point.
     """
     unused = _unused(config)
-    flat = flatten(config)
+    # What is only shown beside a win rate makes no other point of it.
+    flat = {name: value for name, value in flatten(config).items() if not _within(name, "regressions")}
     return {name: None if any(_within(name, path) for path in unused) else value for name, value in flat.items()}
 
 

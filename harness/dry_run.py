@@ -112,7 +112,9 @@ def _rates(stage: str, nodes: Sequence[Node], store: Store) -> tuple[float, floa
 
 
 def _is_per_row(stage: str, spec: Mapping[str, Any]) -> bool:
-    return stage in ("sample", "score", "respond", "judge") or (stage == "train" and spec["max_steps"] is None)
+    return stage in ("sample", "score", "respond", "judge", "appraise") or (
+        stage == "train" and spec["max_steps"] is None
+    )
 
 
 _COSTS: Mapping[str, tuple[str, ...]] = {
@@ -135,14 +137,16 @@ _COSTS: Mapping[str, tuple[str, ...]] = {
     ),
     "respond": ("engine", "max_new_tokens", "batch_size", "dtype"),
     "judge": ("engine", "model"),
+    "lm_eval": ("task", "limit", "shots", "batch_size", "dtype"),
+    "appraise": ("engine",),
 }
 """Settings that decide what a unit costs, beside the policy; the other stages cost next to nothing."""
 
 
 def _cost(stage: str, spec: Mapping[str, Any], inputs: Mapping[str, Sequence[str]]) -> str:
     """Equal for nodes whose units cost the same: by settings, and by the model that is sampled, trained or asked."""
-    name = {"respond": "reference", "score": "reward_model", "judge": "reward_model"}.get(stage, "policy")
-    policy = inputs.get(name) if stage in _COSTS else None
+    models = {"respond": "reference", "lm_eval": "reference", "score": "reward_model", "appraise": "reward_model"}
+    policy = inputs.get({**models, "judge": "reward_model"}.get(stage, "policy")) if stage in _COSTS else None
     return json.dumps([policy, {name: spec.get(name) for name in _COSTS.get(stage, ())}], sort_keys=True, default=str)
 
 

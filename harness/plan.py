@@ -23,7 +23,22 @@ from harness.packages import content_hash, package_folder
 from harness.positions import POSITIONS
 from harness.prompt_datasets import DatasetPromptsConfig
 from harness.prompts import PromptSet, block_of
-from harness.stages import imported, judge, model, model_score, pairs, reference, respond, sample, score, select, train
+from harness.regressions import tasks_hash
+from harness.stages import (
+    appraise,
+    imported,
+    judge,
+    lm_eval,
+    model,
+    model_score,
+    pairs,
+    reference,
+    respond,
+    sample,
+    score,
+    select,
+    train,
+)
 from harness.stages import prompts as prompts_stage
 from harness.store import Artifact, Store
 
@@ -39,6 +54,8 @@ STAGES = (
     "train",
     "respond",
     "judge",
+    "lm_eval",
+    "appraise",
 )
 """The stages in the order of the data."""
 
@@ -54,6 +71,8 @@ _VERSIONS: Mapping[str, int] = {
     "train": train.VERSION,
     "respond": respond.VERSION,
     "judge": judge.VERSION,
+    "lm_eval": lm_eval.VERSION,
+    "appraise": appraise.VERSION,
 }
 
 _REFERENCE_BATCH_TOKENS = 2048
@@ -133,6 +152,10 @@ class Point:
     nodes: Mapping[str, Node]
     """The point's own: `pairs`, `train`, `respond`, `judge`; where a model or answers are imported, `imported` instead
     of the first two."""
+    beside: Mapping[str, Node] = field(default_factory=dict)
+    """What is shown beside the win rate, and no win rate waits for: `appraise` and `appraise_references`, the selecting
+    reward on the answers and on what they are judged against; `lm_eval TASK` and `lm_eval_policy TASK`, a task on the
+    cell's model and on the policy."""
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -166,15 +189,20 @@ class Plan:
         return {key: artifact for key, artifact in found.items() if artifact is not None}
 
 
-def make_plan(configs: Sequence[Config], store: Store | None = None) -> Plan:
+def make_plan(configs: Sequence[Config], store: Store | None = None, *, regressions_early: bool = False) -> Plan:
     """Plan all points together; points that differ only in settings without effect are one.
 
     Args:
         store: where imports are looked up by their name.
+        regressions_early: a cell's tasks come right after its win rate, so that its weights can be given up; otherwise
+            they come after all win rates.
 
     Raises:
-        ConfigError: unreadable prompts, a missing model folder, an unknown import; nothing has been done by then.
+        ConfigError: unreadable prompts, a missing model folder, an unknown import, points that differ in what stands
+            beside them; nothing has been done by then.
     """
+    if any(config.regressions != configs[0].regressions for config in configs):
+        raise ConfigError("regressions: one choice for all points of a command; it cannot be swept")
     builder = _Builder(store)
     distinct: dict[str, Config] = {}
     for config in configs:
@@ -192,7 +220,9 @@ def make_plan(configs: Sequence[Config], store: Store | None = None) -> Plan:
         points.append(builder.finish(config, made))
         asked.update(builder.asked[start:])
     naive = Counter(builder.nodes[key].stage for asked in unshared for key in asked)
-    return Plan(points=tuple(points), nodes=builder.reachable(points), naive={s: naive[s] for s in STAGES})
+    return Plan(
+        points=tuple(points), nodes=builder.reachable(points, regressions_early), naive={s: naive[s] for s in STAGES}
+    )
 
 
 class _Builder:
@@ -293,7 +323,68 @@ class _Builder:
             params={**judging.params, "selected_the_data": trains(config) and judge_selected(config)},
             units=len(instructions.prompts),
         )
-        return Point(config=config, nodes={**own, "respond": answers, "judge": verdicts})
+        beside = self.appraisals(config, answers, references, frozen) if rows is not None else {}
+        if config.regressions.tasks:
+            beside |= self.regressions(config, own[list(own)[-1]], self.policy(config))
+        return Point(config=config, nodes={**own, "respond": answers, "judge": verdicts}, beside=beside)
+
+    def appraisals(self, config: Config, answers: Node, references: Node, frozen: Node) -> dict[str, Node]:
+        """The selecting reward on the answers and their references.
+
+        Imported rewards say nothing of new answers, and a reward by comparison with a prompt's other samples has
+        none to compare a single answer with.
+        """
+        reward = config.reward
+        if reward.engine == "pairwise" if isinstance(reward, ModelRewardConfig) else reward.imported is not None:
+            return {}
+        scored = self.pool(config)[2][0]
+        return {
+            "appraise": self.appraise(config, scored, answers, frozen),
+            "appraise_references": self.appraise(config, scored, references, frozen),
+        }
+
+    def regressions(self, config: Config, answering: Node, policy: Node) -> dict[str, Node]:
+        """Every task on a cell's model and on the policy."""
+        models = {"lm_eval": answering, "lm_eval_policy": policy}
+        return {
+            f"{name} {task}": self.lm_eval(config, task, model, policy)
+            for task in config.regressions.tasks
+            for name, model in models.items()
+        }
+
+    def lm_eval(self, config: Config, task: str, answering: Node, policy: Node) -> Node:
+        asked = config.regressions
+        return self.node(
+            stage="lm_eval",
+            slug=_slug(task, *answering.slug.split("-")),
+            spec=lm_eval.Spec(
+                task=task,
+                shots=asked.tasks[task],
+                limit=asked.limit,
+                batch_size=asked.batch_size,
+                chat_template=asked.chat_template,
+                seed=asked.seed,
+                include=tasks_hash(asked.include) if asked.include is not None else None,
+                dtype=config.policy.dtype,
+                trust_remote_code=config.policy.trust_remote_code,
+            ),
+            inputs={"model": (answering,), "reference": (policy,)},
+            params={"include": asked.include},
+        )
+
+    def appraise(self, config: Config, scored: Node, answers: Node, frozen: Node) -> Node:
+        """Answers scored by what scored the pool, whatever that consists of."""
+        reward = {name: nodes for name, nodes in scored.inputs.items() if name != "responses"}
+        # Reference answers that were given may be about more than the instructions that are asked here.
+        given = answers.stage == "prompts"
+        return self.node(
+            stage="appraise",
+            slug=_slug(config.reward.name, *answers.slug.split("-")),
+            spec=scored.spec,
+            inputs={**reward, "answers": (answers,)},
+            uses={"prompts": (answers if given else frozen,)},
+            units=len(load_references(config).prompts) if given else answers.units,
+        )
 
     def own(self, config: Config, rows: Node | None) -> dict[str, Node]:
         """A cell's own nodes up to what answers: its rows and its training, or what was imported instead."""
@@ -487,7 +578,7 @@ class _Builder:
             units=len(instructions.prompts),
         )
 
-    def reachable(self, points: Sequence[Point]) -> dict[str, Node]:
+    def reachable(self, points: Sequence[Point], regressions_early: bool) -> dict[str, Node]:
         """The nodes that the points need, parents first."""
         ordered: dict[str, Node] = {}
 
@@ -499,6 +590,13 @@ class _Builder:
 
         for point in points:
             visit(point.nodes["judge"])
+            for node in point.beside.values() if regressions_early else ():
+                if node.stage == "lm_eval":
+                    visit(node)
+        # At the end, since work goes in this order: every win rate comes before what stands beside it.
+        for point in points:
+            for node in point.beside.values():
+                visit(node)
         return ordered
 
 

@@ -28,7 +28,8 @@ class Sweep:
     """What that command keeps of the trained weights."""
     points: Mapping[str, Mapping[str, Any]]
     """By the hash of their settings: `config`, every setting that the point uses under its dotted name, and `nodes`,
-    the keys of its own nodes by stage; and `command`, which asked for it last."""
+    the keys of its own nodes by stage; `beside`, those of what stands beside its win rate, by name (records of
+    earlier versions have none); and `command`, which asked for it last."""
     nodes: Mapping[str, Mapping[str, Any]]
     """By key: `stage`, `slug`, `version`, `spec`, and `inputs` and `uses`, lists of keys by name."""
 
@@ -53,7 +54,7 @@ class Sweep:
         wanted, needed = set(keys), dict[str, None]()
         for point in self.points.values():
             if point["command"] not in needed:
-                own = set(point["nodes"].values())
+                own = {*point["nodes"].values(), *point.get("beside", {}).values()}
                 if not wanted.isdisjoint(own.union(*map(self.ancestors, own))):
                     needed[point["command"]] = None
         return list(needed)
@@ -80,6 +81,8 @@ def write(plan: Plan, name: str, command: str, store: Store, keep_weights: KeepW
     with store.lock(f"sweep-{name}"):
         if name in names(store):
             earlier = read(store, name)
+            for key, point in points.items():  # what an earlier command wanted beside a point stays wanted
+                point["beside"] = {**earlier.points.get(key, {}).get("beside", {}), **point["beside"]}
             points = {**_others(earlier.points, points), **points}
             nodes = {**dict(earlier.nodes), **nodes}
         written = {"written": time.time(), "command": command, "keep_weights": keep_weights}
@@ -100,7 +103,9 @@ def _others(earlier: Mapping[str, Any], points: Mapping[str, Any]) -> dict[str, 
 
 
 def _point(point: Point) -> dict[str, Any]:
-    return {"config": point.settings, "nodes": {stage: node.key for stage, node in point.nodes.items()}}
+    groups = {"nodes": point.nodes, "beside": point.beside}
+    keys = {group: {name: node.key for name, node in nodes.items()} for group, nodes in groups.items()}
+    return {"config": point.settings, **keys}
 
 
 def names(store: Store) -> list[str]:

@@ -17,6 +17,9 @@ WEIGHTS = "weights"
 _APART = ("policy", "evaluate", "judge")
 """Groups of settings whose cells are not compared with each other."""
 
+_USERS = ("respond", "lm_eval")
+"""Stages that use a trained model's weights, as their input `model`."""
+
 
 class Retention:
     """Gives up weights as soon as no recorded sweep needs or keeps them.
@@ -33,7 +36,7 @@ class Retention:
 
     def after(self, node: Node) -> Iterator[str]:
         """What to do once a node has ended; yields one line for every artifact whose weights were given up."""
-        if self.keep == "none" and node.stage == "respond":
+        if self.keep == "none" and node.stage in _USERS:
             for answering in node.inputs.get("model", ()):  # imported answers have none
                 yield from self._release(answering)
 
@@ -135,13 +138,13 @@ class Retention:
         return self._folder_of(trained.stage, trained.key)
 
     def _needed(self, artifact: Artifact) -> bool:
-        """Whether an answer that any recorded sweep wants is still to be given by these weights."""
+        """Whether an answer or a score that any recorded sweep wants is still to be given by these weights."""
         return any(
             self._folder_of(sweep.nodes[model]["stage"], model) == artifact.folder
-            and self._store.find("respond", key) is None
+            and self._store.find(node["stage"], key) is None
             for sweep in self._sweeps()
             for key, node in sweep.nodes.items()
-            if node["stage"] == "respond"
+            if node["stage"] in _USERS
             for model in node["inputs"].get("model", ())
         )
 

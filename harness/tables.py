@@ -125,6 +125,18 @@ JUDGEMENTS = pa.schema(
 COMPARED = pa.schema([_ID, ("preference", pa.float64())])
 MODEL_VALUES = pa.schema([("value", pa.float64()), ("note", pa.string())])
 
+_TASK = (("task", pa.string()), ("metric", pa.string()), ("filter", pa.string()), ("value", pa.float64()))
+LM_EVAL_SCORES = pa.schema(
+    [
+        *_TASK,
+        ("stderr", pa.float64()),
+        ("higher_is_better", pa.bool_()),
+        ("shots", pa.int32()),
+        ("version", pa.string()),
+    ]
+)
+LM_EVAL_QUESTIONS = pa.schema([*_TASK, ("question", pa.int32()), ("hash", pa.string())])
+
 IMPORTED_RESPONSES = pa.schema(
     [_ID, _SAMPLE, ("text", pa.string()), ("token_ids", _TOKENS), ("finish_reason", pa.string())]
 )

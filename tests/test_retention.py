@@ -2,7 +2,7 @@
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Cell:
     id: str
     settings: dict[str, Any]
     nodes: dict[str, Node]
+    beside: dict[str, Node] = field(default_factory=dict)
 
 
 BASE = node("model", "policy", {"weights": True})

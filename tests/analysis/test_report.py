@@ -11,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from analysis.answers import ANSWERS
 from analysis.estimates import estimate_cells, not_told_apart, preference_table, simultaneous_intervals, sort_cells
 from analysis.report import write_report
 from analysis.schema import VERDICTS
@@ -207,8 +208,12 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     overlap = pd.DataFrame([[1.0]], index=["cell"], columns=["cell"])
     module = ModuleType("analysis.load")
     module.__dict__.update(
-        load_results=load_results, load_verdicts=lambda *_: verdicts, load_overlap=lambda *_: overlap
+        load_results=load_results,
+        load_verdicts=lambda *_: verdicts,
+        load_answers=lambda *_: pd.DataFrame(columns=list(ANSWERS)),
+        load_overlap=lambda *_: overlap,
     )
+    monkeypatch.setattr("analysis.regressions.load_regressions", lambda *_: None)
     monkeypatch.setitem(sys.modules, "analysis.load", module)
     monkeypatch.delitem(sys.modules, "analysis.__main__", raising=False)
     return module
@@ -222,7 +227,7 @@ def test_command_writes_the_report(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["report", "--store", str(tmp_path), "--sweep", "grid", "--out", str(out)]) == 0
     assert (out / "report.md").is_file()
     assert "sweep grid" in (out / "report.md").read_text()
-    assert "wrote 5 files" in capsys.readouterr().out
+    assert "wrote 6 files" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("loader")

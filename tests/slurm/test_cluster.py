@@ -56,6 +56,7 @@ def test_a_stage_without_a_language_model_asks_for_a_gpu_only_by_itself() -> Non
         "train",
         "respond",
         "judge",
+        "lm_eval",
     }
 
 
@@ -64,7 +65,7 @@ def test_a_stage_without_a_language_model_asks_for_a_gpu_only_by_itself() -> Non
     [
         (
             "+cluster.stages.trian.gpus=1",
-            r"^cluster\.stages\.trian: unknown key; valid keys are imported, judge, model,",
+            r"^cluster\.stages\.trian: unknown key; valid keys are appraise, imported, judge, lm_eval, model,",
         ),
         (
             "+cluster.stages.train.gpu=1",
@@ -82,7 +83,7 @@ def test_a_stage_without_a_language_model_asks_for_a_gpu_only_by_itself() -> Non
             "+cluster.default.extra.mail=[1]",
             r"^cluster\.default\.extra\.mail: expected text, a number or true, got \[1\]",
         ),
-        ("cluster.name=slrum", r"^cluster\.name: 'slrum' is not valid; choose one of debug, local, slurm"),
+        ("cluster.name=slrum", r"^cluster\.name: 'slrum' is not valid; choose one of slurm$"),
     ],
 )
 def test_a_mistake_names_its_key_and_what_would_do(override: str, expected: str) -> None:

@@ -58,7 +58,9 @@ class Desk:
     def plan(self, cells: str = "ab") -> Plan:
         chosen = {n.key: n for name, n in self.nodes.items() if name[-2:-1] != "_" or name[-1] in cells}
         points = [
-            SimpleNamespace(id=f"point_{c}", settings={"cell": c}, nodes={s: self.nodes[f"{s}_{c}"] for s in CELL})
+            SimpleNamespace(
+                id=f"point_{c}", settings={"cell": c}, nodes={s: self.nodes[f"{s}_{c}"] for s in CELL}, beside={}
+            )
             for c in cells
         ]
         return Plan(points=tuple(cast(Point, point) for point in points), nodes=chosen, naive={})

@@ -41,6 +41,9 @@ SCHEMAS = {
     ("judge", "verdicts.parquet"): tables.VERDICTS,
     ("judge", "judgements.parquet"): tables.JUDGEMENTS,
     ("judge", "compared/"): tables.COMPARED,
+    ("lm_eval", "scores.parquet"): tables.LM_EVAL_SCORES,
+    ("lm_eval", "questions.parquet"): tables.LM_EVAL_QUESTIONS,
+    ("appraise", "rewards/"): tables.rewards_schema(["<name>"]),
 }
 
 

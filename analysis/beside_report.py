@@ -1,0 +1,92 @@
+"""What stands beside the win rates, for readers: a table in the report, `beside.csv`, and warnings."""
+
+import math
+from typing import Any, Final
+
+import pandas as pd
+
+from analysis.beside import MEASURES, near_constant
+from analysis.tables import cell_name, markdown_safe, markdown_table
+
+_PERCENT: Final = {
+    "empty": "empty %",
+    "truncated": "truncated %",
+    "repetitive": "repetitive %",
+    "refusal": "refusals %",
+    "same_as_reference": "= reference %",
+    "same_as_another": "= another %",
+    "near_copies": "near-copies %",
+}
+_PLAIN: Final = {"characters": ("characters", 0), "length_ratio": ("length ratio", 2)}
+_LAST: Final = {"reward": ("reward", 3), "reward_gain": ("reward gain", 3), "kl": ("KL", 2)}
+
+EXPLANATION: Final = (
+    "In brackets: 95 % intervals, where there are any; beside.csv has the reason where there is none. Length ratio "
+    "and reward gain are against the reference answers; the reward is the one that selected the training pairs. "
+    "Near-copies: the largest share of answers that are nearly the same text. Refusals are found by how an answer "
+    "begins, a heuristic."
+)
+
+
+def beside_table(cells: pd.DataFrame, beside: pd.DataFrame) -> pd.DataFrame:
+    """The cells with answers and their measures as text for a reader."""
+    table = beside.set_index(["cell", "measure"])
+    rows = []
+    for label in dict.fromkeys(beside["cell"]):
+        found = table.loc[label]
+        row = {"cell": cell_name(_row(cells, label), cells)}
+        row |= {title: _shown(found.loc[name], decimals) for name, (title, decimals) in _PLAIN.items()}
+        row |= {title: _shown(found.loc[name], 1, scale=100) for name, title in _PERCENT.items()}
+        row |= {title: _shown(found.loc[name], decimals) for name, (title, decimals) in _LAST.items()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def beside_section(cells: pd.DataFrame, beside: pd.DataFrame) -> list[str]:
+    """The section of the report, in Markdown; nothing without answers."""
+    if beside.empty:
+        return []
+    return ["## Beside the win rates", EXPLANATION, markdown_table(beside_table(cells, beside))]
+
+
+def beside_frame(cells: pd.DataFrame, beside: pd.DataFrame) -> pd.DataFrame:
+    """`beside` for a spreadsheet: the cell in words and by its results, and what each measure means."""
+    frame = beside.copy()
+    names = {label: cell_name(_row(cells, label), cells) for label in dict.fromkeys(beside["cell"])}
+    frame.insert(0, "name", [names[label] for label in frame["cell"]])
+    frame.insert(1, "results", [" ".join(cells.loc[label, "results"]) for label in frame["cell"]])
+    frame.insert(3, "meaning", [MEASURES[measure] for measure in frame["measure"]])
+    return frame.drop(columns="cell")
+
+
+def warnings(cells: pd.DataFrame, beside: pd.DataFrame) -> list[str]:
+    """One sentence for each cell whose answers are near-constant: its win rate says little about instructions."""
+    return [
+        f"WARNING: {100 * share:.0f} % of the answers of {cell_name(_row(cells, label), cells)} are near-copies of one "
+        "text: its win rate says little about how it answers instructions."
+        for label, share in near_constant(beside).items()
+    ]
+
+
+def flags(cells: pd.DataFrame, beside: pd.DataFrame) -> dict[str, str]:
+    """The flagged cells as an entry of the small print; nothing where there are none."""
+    names = [cell_name(_row(cells, label), cells) for label in near_constant(beside)]
+    return {"WARNING, near-constant answers:": "; ".join(names)} if names else {}
+
+
+def warnings_section(cells: pd.DataFrame, beside: pd.DataFrame) -> list[str]:
+    """The warnings as Markdown."""
+    return [f"**{markdown_safe(text)}**" for text in warnings(cells, beside)]
+
+
+def _row(cells: pd.DataFrame, label: int) -> "pd.Series[Any]":
+    return cells.loc[cells.index == label].iloc[0]
+
+
+def _shown(row: "pd.Series[Any]", decimals: int, scale: float = 1.0) -> str:
+    value, low, high = (scale * float(row[name]) for name in ("estimate", "low", "high"))
+    if math.isnan(value):
+        return ""
+    if math.isnan(low):
+        return f"{value:.{decimals}f}"
+    return f"{value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
