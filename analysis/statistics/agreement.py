@@ -79,7 +79,7 @@ def _drawn(one: Floats, other: Floats, kind: Kind, *, draws: int, seed: int, tog
         for place, table in enumerate((one, other))
     ]
     values = np.array([_correlation(a, b, kind) for a, b in zip(*means, strict=True)])
-    return values[~np.isnan(values)]
+    return np.asarray(values[~np.isnan(values)], dtype=np.float64)
 
 
 def _bias_corrected(drawn: Floats, estimate: float, level: float) -> tuple[float, float]:

@@ -80,7 +80,7 @@ def make_grid(cells: Mapping[Hashable, pd.DataFrame], experiments: Mapping[Hasha
     shared = pd.concat([cells[name] for name in names], axis=1, keys=range(len(names))) if names else pd.DataFrame()
     kept = shared.dropna()
     tables = [kept[place].to_numpy(float).T for place in range(len(names))]
-    variances = [seed_variance(table) for table in tables if table.shape[0] > 1 and table.shape[1] > 0]
+    variances = [seed_variance(table) for table in tables if len(kept) and len(table) > 1]
     degrees = sum(variance.seeds - 1 for variance in variances)
     pooled = sum(variance.excess * (variance.seeds - 1) for variance in variances) / max(degrees, 1)
     place = {first[group]: number for number, group in enumerate(groups[name] for name in names)}
@@ -88,7 +88,7 @@ def make_grid(cells: Mapping[Hashable, pd.DataFrame], experiments: Mapping[Hasha
         names=names,
         experiment={name: place[first[group]] for name, group in groups.items()},
         means=np.stack([table.mean(axis=0) for table in tables], axis=1) if tables else np.zeros((0, 0)),
-        seeds=np.array([table.shape[0] for table in tables], dtype=np.int64),
+        seeds=np.array([len(table) for table in tables], dtype=np.int64),
         seed_variance=max(0.0, pooled),
         degrees=degrees,
         excluded=len(shared) - len(kept),
@@ -114,7 +114,7 @@ def simultaneous_intervals(
         ]
         return _by_cell(grid, [replace(interval, method=f"{method}, {interval.method}") for interval in own])
     contrasts = np.eye(len(grid.names))
-    errors, critical = _critical(grid, contrasts, level=level, draws=draws, seed=seed)
+    errors, critical = _critical(grid, contrasts, _draw(grid, draws, seed), level=level)
     half = critical * errors
     return _by_cell(grid, [_interval(grid, *ends, method, level) for ends in _ends(grid.rates, half, 0.0)])
 
@@ -133,7 +133,7 @@ def baseline_differences(
     place = grid.experiment[baseline]
     contrasts = np.eye(len(grid.names))
     contrasts[place] -= 1
-    errors, critical = _critical(grid, contrasts, level=level, draws=draws, seed=seed)
+    errors, critical = _critical(grid, contrasts, _draw(grid, draws, seed), level=level)
     method = WITH_A_BASELINE.format(len(grid.names) - 1)
     differences = grid.rates - grid.rates[place]
     ends = _ends(differences, critical * errors, -1.0)
@@ -153,11 +153,11 @@ def compare_with_best(
         return _no_intervals(grid, level)
     rates = grid.rates
     apart = rates[:, None] - rates[None, :]
-    margin = np.zeros((count, count))
+    margin, drawn = np.zeros((count, count)), _draw(grid, draws, seed)
     for place in range(count):
         contrasts = -np.eye(count)
         contrasts[place] += 1
-        errors, critical = _critical(grid, contrasts, level=level, draws=draws, seed=seed, sides=1)
+        errors, critical = _critical(grid, contrasts, drawn, level=level, sides=1)
         margin[place] = critical * errors
     others = ~np.eye(count, dtype=bool)
     highest = np.array([max(0.0, float((apart + margin)[place, others[place]].min())) for place in range(count)])
@@ -181,7 +181,7 @@ def ranked_first(grid: Grid, *, draws: int = 10_000, seed: int = 0) -> dict[Hash
     """
     if 0 in grid.means.shape:
         return dict.fromkeys(grid.experiment, float("nan"))
-    rates = grid.rates + _errors(grid, draws, seed)
+    rates = grid.rates + _draw(grid, draws, seed).errors
     # To a billionth: equal sums in another order of the rows are a tie.
     highest = np.round(rates, 9) == np.round(rates.max(axis=1, keepdims=True), 9)
     shares = (highest / highest.sum(axis=1, keepdims=True)).mean(axis=0)
@@ -197,7 +197,7 @@ def max_t_interval(
     seed: int = 0,
 ) -> dict[Hashable, Interval]:
     """`simultaneous_intervals` of columns of `preferences` [instructions x cells], one training seed each."""
-    cells = {column: preferences[[column]] for column in preferences.columns}
+    cells: dict[Hashable, pd.DataFrame] = {column: preferences[[column]] for column in preferences.columns}
     return simultaneous_intervals(make_grid(cells, experiments), level=level, draws=draws, seed=seed)
 
 
@@ -214,34 +214,34 @@ def simultaneous_level(table: Floats, *, level: float = 0.95, draws: int = 10_00
     return float(np.clip(joint, level, bonferroni))
 
 
-def _errors(grid: Grid, draws: int, seed: int) -> Floats:
-    """Deviations of the win rates [draws x experiments]: instructions resampled, seeds drawn from a normal."""
+@dataclass(frozen=True, kw_only=True)
+class _Draws:
+    """Random deviations of a grid's win rates."""
+
+    errors: Floats
+    """[draws x experiments]: instructions resampled, seeds drawn from a normal."""
+    known: Floats
+    """[draws x 1]: the estimate of the seeds' variance, as a multiple of it, by chi squared."""
+
+
+def _draw(grid: Grid, draws: int, seed: int) -> _Draws:
     rows = len(grid.means)
-    centred = grid.means - grid.rates
-    deviations = np.asarray(resamples(rows, draws, seed) @ centred / rows, dtype=np.float64)
-    if grid.seed_variance > 0:
-        noise = np.random.default_rng([seed, 1]).standard_normal(deviations.shape)
-        deviations += noise * np.sqrt(grid.seed_variance / grid.seeds)
-    return deviations
+    errors = np.asarray(resamples(rows, draws, seed) @ (grid.means - grid.rates) / rows, dtype=np.float64)
+    if grid.seed_variance == 0:
+        return _Draws(errors=errors, known=np.ones((draws, 1)))
+    generator = np.random.default_rng([seed, 1])
+    noise = generator.standard_normal(errors.shape) * np.sqrt(grid.seed_variance / grid.seeds)
+    known = generator.chisquare(grid.degrees, (draws, 1)) / grid.degrees
+    return _Draws(errors=errors + noise, known=known)
 
 
-def _critical(
-    grid: Grid, contrasts: Floats, *, level: float, draws: int, seed: int, sides: int = 2
-) -> tuple[Floats, float]:
-    """Standard errors of `contrasts` [experiments x contrasts] of the win rates, and the |t| that all stay below.
-
-    The seeds' variance is estimated, so each draw has its own, as chi squared has it.
-    """
+def _critical(grid: Grid, contrasts: Floats, drawn: _Draws, *, level: float, sides: int = 2) -> tuple[Floats, float]:
+    """Standard errors of `contrasts` [experiments x contrasts] of the win rates, and the |t| that all stay below."""
     rows = len(grid.means)
-    over_instructions = (
-        (grid.means @ contrasts).var(axis=0, ddof=1) / rows if rows > 1 else np.zeros(contrasts.shape[1])
-    )
+    over_instructions = (grid.means @ contrasts).var(axis=0, ddof=min(1, rows - 1)) / rows
     over_seeds = (grid.seed_variance / grid.seeds) @ np.square(contrasts)
-    deviations = _errors(grid, draws, seed) @ contrasts
-    known = np.ones((draws, 1))
-    if grid.seed_variance > 0:
-        known = np.random.default_rng([seed, 2]).chisquare(grid.degrees, (draws, 1)) / grid.degrees
-    scale = np.sqrt(over_instructions + known * over_seeds)
+    scale = np.sqrt(over_instructions + drawn.known * over_seeds)
+    deviations = drawn.errors @ contrasts
     # A contrast without any spread, such as that of a cell with itself, is never in doubt.
     ratio = np.divide(deviations, scale, out=np.zeros_like(deviations), where=scale > 1e-12)
     largest = (np.abs(ratio) if sides == 2 else ratio).max(axis=1)

@@ -7,7 +7,7 @@ instructions of one model covers the construction's win rate in two thirds of th
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import nan, sqrt
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -198,6 +198,6 @@ def _stretched(half: Interval) -> Interval:
     return replace(half, estimate=middle, low=low, high=high, method=f"{half.method}, paired")
 
 
-def _check_unique(index: "pd.Index[object]") -> None:
+def _check_unique(index: "pd.Index[Any]") -> None:
     if not index.is_unique:
         raise ValueError(f"an instruction is repeated: {index[index.duplicated()][0]!r}")
