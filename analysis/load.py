@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import schema
+from analysis.comparability import comparable_facts
 from harness import record
 from harness.stages.pairs import why_empty
 from harness.store import Artifact, Store
@@ -25,7 +26,9 @@ def load_results(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
     rows = [_row(opened, key, point) for key, point in _points(opened, sweep).items()]
     # Points may have keys of their own, such as the weights of their reward.
     configuration = list(dict.fromkeys(name for row in rows for name in row if name not in _FIXED))
-    frame = pd.DataFrame(rows, columns=[*schema.IDENTITY, *configuration, *schema.LABELS, *schema.MEASURES])
+    frame = pd.DataFrame(
+        rows, columns=[*schema.IDENTITY, *configuration, *schema.LABELS, *schema.COMPARABLE, *schema.MEASURES]
+    )
     frame[list(schema.MEASURES)] = frame[list(schema.MEASURES)].astype("float64")
     frame.attrs["provenance"] = _provenance(opened, rows)
     return frame
@@ -68,7 +71,7 @@ def load_overlap(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
     return pd.DataFrame.from_dict(shares, orient="index", dtype="float64")
 
 
-_FIXED = {*schema.IDENTITY, *schema.LABELS, *schema.MEASURES}
+_FIXED = {*schema.IDENTITY, *schema.LABELS, *schema.COMPARABLE, *schema.MEASURES}
 
 
 def _points(store: Store, sweep: str | None) -> dict[str, Any]:
@@ -92,6 +95,8 @@ def _row(store: Store, key: str, point: Mapping[str, Any]) -> dict[str, Any]:
     trained = found["train"] or found.get("imported")
     status, reason = _status(store, point, found)
     configuration = dict(point["config"])
+    verdicts = found["judge"]
+    references = None if verdicts is None else verdicts.manifest.inputs["references"][0]
     return {
         "result": key,
         "cell": _cell(nodes),
@@ -101,6 +106,7 @@ def _row(store: Store, key: str, point: Mapping[str, Any]) -> dict[str, Any]:
         "trained_id": trained.manifest.content_id if trained else None,
         **configuration,
         **_labels(store, configuration, found),
+        **comparable_facts(verdicts, found["respond"], references, trained),
         **_measures(store, found),
     }
 

@@ -20,18 +20,30 @@ from analysis.captions import (
     scope,
     steps_sentence,
 )
+from analysis.comparability import comparable_parts
 from analysis.estimates import (
+    best_comparisons,
+    cell_intervals,
     comparison_columns,
     detectable_difference,
     estimate_cells,
+    grid_of,
     not_told_apart,
     preference_table,
     result_intervals,
-    simultaneous_intervals,
 )
 from analysis.figures import figure_of, pair_heatmap, save, scaling_curve
 from analysis.schema import PAIR, check_results, check_verdicts, plain, varying_columns, was_imported
-from analysis.tables import WIN_RATE, cell_name, cell_table, markdown_safe, markdown_table, spreadsheet_safe
+from analysis.statistics import ranked_first
+from analysis.tables import (
+    WIN_RATE,
+    cell_name,
+    cell_table,
+    markdown_safe,
+    markdown_table,
+    points_text,
+    spreadsheet_safe,
+)
 from harness.errors import PrefsweepError
 
 Provenance = Mapping[str, object] | None
@@ -100,16 +112,16 @@ def write_figures(cells: pd.DataFrame, table: pd.DataFrame, out: Path, provenanc
 
 
 def split(cells: pd.DataFrame, columns: list[str]) -> Iterator[tuple[Setting, pd.DataFrame]]:
-    """The cells apart by `columns`, each part with the values of those columns that vary."""
+    """The cells apart by `columns` and by what comparable results share, with the values of those that vary."""
     if cells.empty:
         return
     keys = cells[columns].map(plain)
     varying = varying_columns(cells, columns)
-    if not varying:
-        yield {}, cells
-        return
-    for _, part in cells.groupby([keys[name] for name in varying], sort=False):
-        yield {name: str(keys.at[part.index[0], name]) for name in varying}, part
+    parts = cells.groupby([keys[name] for name in varying], sort=False) if varying else [((), cells)]
+    for _, part in parts:
+        setting = {name: str(keys.at[part.index[0], name]) for name in varying}
+        for facts, comparable in comparable_parts(part):
+            yield setting | facts, comparable
 
 
 def report_text(cells: pd.DataFrame, table: pd.DataFrame, figures: list[Path], provenance: Provenance = None) -> str:
@@ -122,6 +134,8 @@ def report_text(cells: pd.DataFrame, table: pd.DataFrame, figures: list[Path], p
         parts.append(markdown_safe(_comparison(setting, part, table)))
     parts += _unfinished(cells)
     parts += ["## Cells", markdown_table(cell_table(cells))]
+    for setting, part in split(done, comparison_columns(cells)):
+        parts += _against_best(setting, part, table)
     images = [path.name for path in figures if path.suffix == ".png"]
     parts += ["## Figures"] * bool(images) + [f"![{name.removesuffix('.png')}]({name})" for name in images]
     if provenance:
@@ -162,7 +176,7 @@ def _console() -> Console:
 
 def _comparison(setting: Setting, cells: pd.DataFrame, table: pd.DataFrame) -> str:
     """The best cell of one setting, with an interval that pays for its choice, and how many rival it."""
-    every = simultaneous_intervals(cells, table)
+    every = cell_intervals(cells, table)
     # None at all when the cells share no judged instruction.
     intervals = {row: interval for row, interval in every.items() if interval.n}
     if len(intervals) < 2:
@@ -175,11 +189,34 @@ def _comparison(setting: Setting, cells: pd.DataFrame, table: pd.DataFrame) -> s
     where = f"{_heading(setting)}: " if setting else ""
     return (
         f"{where}Highest win rate {100 * interval.estimate:.1f} %: {name} "
-        f"(95 % interval over instructions that allows for choosing among {experiments} experiments: "
+        f"(95 % interval that allows for choosing among {experiments} experiments: "
         f"{100 * interval.low:.1f} to {100 * interval.high:.1f}; {interval.scope}). "
         f"Not told apart from it: {len(rivals)} of {experiments - 1} others. "
         f"{detectable_sentence(detectable_difference(cells, table))}"
     )
+
+
+def _against_best(setting: Setting, cells: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """The section on how far each cell is from the best of the others, and how often it would be the first."""
+    judged = cells[cells["results"].map(len) > 0]
+    against = best_comparisons(judged, table)
+    if len(judged) < 2 or any(interval.n == 0 for interval in against.values()):
+        return []
+    shares = ranked_first(grid_of(judged, table))
+    rows = pd.DataFrame(
+        {
+            "construction": cell_name(cell, cells),
+            "less the best other, points [95 %]": points_text(against[int(str(row))]),
+            "first in % of resamples": f"{100 * shares[row]:.0f}",
+        }
+        for row, cell in judged.iterrows()
+    )
+    note = (
+        "The intervals hold together. One that ends at 0 is of a cell that is not the best, one that begins at 0 of "
+        f"the cell that is. They speak about {grid_of(judged, table).scope}."
+    )
+    where = f" ({_heading(setting)})" if setting else ""
+    return [f"## Against the best{markdown_safe(where)}", note, markdown_table(rows)]
 
 
 def _unfinished(cells: pd.DataFrame) -> list[str]:

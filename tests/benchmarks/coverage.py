@@ -175,11 +175,11 @@ def length_controlled(draws: int = 400) -> Experiment:
 
     def experiment(rng: np.random.Generator, state: int) -> dict[str, bool]:
         drawn = np.sort(rng.choice(population, ROWS, replace=False))
-        hard, rows = difficulty.loc[drawn], gamed[gamed["index"].isin(drawn)]
+        hard, rows = difficulty.iloc[drawn], gamed[gamed["index"].isin(drawn)]
         held = {}
         for claim, strength, truth in (("C fixed", FIXED, truths[FIXED]), ("C chosen", None, truths[LIKELY])):
             found = length_controlled_win_rate(
-                verdicts.loc[drawn], difficulty=hard, gamed=rows, C=strength, draws=draws, seed=state
+                verdicts.iloc[drawn], difficulty=hard, gamed=rows, C=strength, draws=draws, seed=state
             )
             held[f"length-controlled win rate, {claim}"] = found.low <= truth <= found.high
         return held
