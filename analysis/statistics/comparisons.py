@@ -49,8 +49,8 @@ class Grid:
     """Training seeds of each experiment."""
     seed_variance: float
     """Of a win rate between training seeds, pooled; 0 where no experiment has several."""
-    degrees: int
-    """Degrees of freedom of `seed_variance`."""
+    degrees: float
+    """Degrees of freedom of `seed_variance`: what the noise in it leaves of seeds less experiments; 0 without seeds."""
     excluded: int
     """Instructions left out because some cell lacks a verdict."""
 
@@ -81,8 +81,11 @@ def make_grid(cells: Mapping[Hashable, pd.DataFrame], experiments: Mapping[Hasha
     kept = shared.dropna()
     tables = [kept[place].to_numpy(float).T for place in range(len(names))]
     variances = [seed_variance(table) for table in tables if len(kept) and len(table) > 1]
-    degrees = sum(variance.seeds - 1 for variance in variances)
-    pooled = sum(variance.excess * (variance.seeds - 1) for variance in variances) / max(degrees, 1)
+    spare = sum(variance.seeds - 1 for variance in variances)
+    pooled = sum(variance.excess * (variance.seeds - 1) for variance in variances) / max(spare, 1)
+    between = sum(variance.between * (variance.seeds - 1) for variance in variances) / max(spare, 1)
+    # The excess is a difference of two estimates, and as uncertain as the larger of them (Satterthwaite).
+    sure = (max(0.0, pooled) / between) ** 2 if between > 0 else 1.0
     place = {first[group]: number for number, group in enumerate(groups[name] for name in names)}
     return Grid(
         names=names,
@@ -90,7 +93,7 @@ def make_grid(cells: Mapping[Hashable, pd.DataFrame], experiments: Mapping[Hasha
         means=np.stack([table.mean(axis=0) for table in tables], axis=1) if tables else np.zeros((0, 0)),
         seeds=np.array([len(table) for table in tables], dtype=np.int64),
         seed_variance=max(0.0, pooled),
-        degrees=degrees,
+        degrees=max(1.0, spare * sure) if spare else 0.0,
         excluded=len(shared) - len(kept),
     )
 

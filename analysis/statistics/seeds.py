@@ -187,7 +187,8 @@ def _degrees(total: float, own: float, n: int, several: Sequence[SeedVariance]) 
         return least
     spread = own**2 / max(n - 1, 1)
     for side in several:
-        spread += (side.between / side.seeds) ** 2 / (side.seeds - 1)
+        # Seeds that do not vary beyond the noise add nothing to `total`, nor to its uncertainty.
+        spread += (side.between / side.seeds) ** 2 / (side.seeds - 1) if side.excess > 0 else 0.0
         spread += (side.residual / side.seeds) ** 2 / max((side.seeds - 1) * (side.instructions - 1), 1)
     return max(least, total**2 / spread) if spread > 0 else float(max(n - 1, 1))
 
