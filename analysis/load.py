@@ -35,7 +35,7 @@ def load_results(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
 
 
 def load_verdicts(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
-    """One row per result and instruction.
+    """One row per result and instruction, with `schema.LENGTHS` where the judge recorded them.
 
     Raises:
         StoreError: no store there, or no such sweep.
@@ -44,8 +44,8 @@ def load_verdicts(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
     frames = [pd.DataFrame(columns=list(schema.VERDICTS))]
     for key, point in _points(opened, sweep).items():
         if (artifact := opened.find("judge", point["nodes"]["judge"])) is not None:
-            table = artifact.table("verdicts", ["prompt_id", "preference"])
-            frames.append(table.to_pandas().assign(result=key)[list(schema.VERDICTS)])
+            table = artifact.table("verdicts").to_pandas().assign(result=key)
+            frames.append(table[[*schema.VERDICTS, *(name for name in schema.LENGTHS if name in table.columns)]])
     return pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
 
 

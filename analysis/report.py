@@ -33,6 +33,7 @@ from analysis.estimates import (
     result_intervals,
 )
 from analysis.figures import figure_of, pair_heatmap, save, scaling_curve
+from analysis.length_report import length_controlled_columns, length_section
 from analysis.schema import PAIR, check_results, check_verdicts, plain, varying_columns, was_imported
 from analysis.statistics import ranked_first
 from analysis.tables import (
@@ -48,6 +49,8 @@ from harness.errors import PrefsweepError
 
 Provenance = Mapping[str, object] | None
 Setting = dict[str, str]
+LengthInputs = tuple["pd.Series[float]", pd.DataFrame]
+"""Instruction difficulties by official index, and the gamed baselines, of AlpacaEval 2."""
 
 MOST_NAMED: Final = 20
 """Cells that a list in the report names one by one; the table has them all."""
@@ -63,10 +66,12 @@ def write_report(
     *,
     provenance: Provenance = None,
     console: Console | None = None,
+    length_control: LengthInputs | None = None,
 ) -> list[Path]:
     """Write the figures, `results.csv` and `report.md` into `out`, print the table, return the paths.
 
-    The frames are those of `analysis.schema`. `provenance` (sweep, commit, versions) becomes the small print.
+    The frames are those of `analysis.schema`. With `length_control` each result of AlpacaEval 2 also has its
+    length-controlled win rate. `provenance` (sweep, commit, versions) becomes the small print.
     Raises PrefsweepError when there are no results, or the frames break their contract.
     """
     check_results(results)
@@ -78,9 +83,14 @@ def write_report(
     out.mkdir(parents=True, exist_ok=True)
     figures = write_figures(cells, table, out, provenance)
     spreadsheet = out / "results.csv"
-    spreadsheet_safe(results.join(result_intervals(results, table))).to_csv(spreadsheet, index=False)
+    rows, lengths = results.join(result_intervals(results, table)), ""
+    if length_control is not None:
+        difficulty, gamed = length_control
+        controlled = length_controlled_columns(results, verdicts, difficulty=difficulty, gamed=gamed)
+        rows, lengths = rows.join(controlled), length_section(results, controlled)
+    spreadsheet_safe(rows).to_csv(spreadsheet, index=False)
     page = out / "report.md"
-    page.write_text(report_text(cells, table, figures, provenance), encoding="utf-8")
+    page.write_text(report_text(cells, table, figures, provenance, lengths), encoding="utf-8")
     print_table(cells, console or _console())
     return [*figures, spreadsheet, page]
 
@@ -124,8 +134,10 @@ def split(cells: pd.DataFrame, columns: list[str]) -> Iterator[tuple[Setting, pd
             yield setting | facts, comparable
 
 
-def report_text(cells: pd.DataFrame, table: pd.DataFrame, figures: list[Path], provenance: Provenance = None) -> str:
-    """The report as Markdown; figures are named relative to it."""
+def report_text(
+    cells: pd.DataFrame, table: pd.DataFrame, figures: list[Path], provenance: Provenance = None, lengths: str = ""
+) -> str:
+    """The report as Markdown; figures are named relative to it, and `lengths` is the section on length control."""
     done = cells[cells["status"] == "done"]
     parts = ["# Sweep report", markdown_safe(summary(cells))]
     if len(done):
@@ -136,6 +148,7 @@ def report_text(cells: pd.DataFrame, table: pd.DataFrame, figures: list[Path], p
     parts += ["## Cells", markdown_table(cell_table(cells))]
     for setting, part in split(done, comparison_columns(cells)):
         parts += _against_best(setting, part, table)
+    parts.append(lengths)
     images = [path.name for path in figures if path.suffix == ".png"]
     parts += ["## Figures"] * bool(images) + [f"![{name.removesuffix('.png')}]({name})" for name in images]
     if provenance:
@@ -179,12 +192,12 @@ def _comparison(setting: Setting, cells: pd.DataFrame, table: pd.DataFrame) -> s
     every = cell_intervals(cells, table)
     # None at all when the cells share no judged instruction.
     intervals = {row: interval for row, interval in every.items() if interval.n}
-    if len(intervals) < 2:
+    experiments = cells.loc[list(intervals), "experiment"].nunique()
+    if experiments < 2:
         return ""
     best = max(intervals, key=lambda row: intervals[row].estimate)
     rivals = not_told_apart(cells, table, best)
     interval = intervals[best]
-    experiments = cells.loc[list(intervals), "experiment"].nunique()
     name = cell_name(cells.loc[cells.index == best].iloc[0], cells)
     where = f"{_heading(setting)}: " if setting else ""
     return (
@@ -200,7 +213,7 @@ def _against_best(setting: Setting, cells: pd.DataFrame, table: pd.DataFrame) ->
     """The section on how far each cell is from the best of the others, and how often it would be the first."""
     judged = cells[cells["results"].map(len) > 0]
     against = best_comparisons(judged, table)
-    if len(judged) < 2 or any(interval.n == 0 for interval in against.values()):
+    if any(interval.n == 0 for interval in against.values()):
         return []
     shares = ranked_first(grid_of(judged, table))
     rows = pd.DataFrame(

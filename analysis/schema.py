@@ -75,6 +75,9 @@ VERDICTS: Final[dict[str, str]] = {
     "preference": "0 to 1, 1 when the cell's answer is the better one; NaN for a failed judgement",
 }
 
+LENGTHS: Final = ("index", "len_reference", "len_model")
+"""Further columns of the verdicts frame, where the judge's table has them: the instruction's number and lengths."""
+
 STATUSES: Final = ("done", "empty", "failed", "missing")
 
 PAIR: Final = ("pair.chosen", "pair.rejected")
