@@ -6,7 +6,7 @@ the choice. Cells of one experiment count once.
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -200,7 +200,7 @@ def max_t_interval(
     seed: int = 0,
 ) -> dict[Hashable, Interval]:
     """`simultaneous_intervals` of columns of `preferences` [instructions x cells], one training seed each."""
-    cells: dict[Hashable, pd.DataFrame] = {column: preferences[[column]] for column in preferences.columns}
+    cells = {column: preferences[[column]] for column in preferences.columns}
     return simultaneous_intervals(make_grid(cells, experiments), level=level, draws=draws, seed=seed)
 
 
