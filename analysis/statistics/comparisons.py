@@ -64,7 +64,7 @@ class Grid:
         return {1: THESE_MODELS, 2: TWO_SEEDS}.get(int(self.seeds.min(initial=3)), CONSTRUCTION)
 
 
-def make_grid(cells: Mapping[Hashable, pd.DataFrame], experiments: Mapping[Hashable, Hashable] | None = None) -> Grid:
+def make_grid(cells: Mapping[Any, pd.DataFrame], experiments: Mapping[Any, Hashable] | None = None) -> Grid:
     """The grid of `cells`, each [instructions x training seeds] and indexed by instruction.
 
     `experiments` maps a cell to its experiment, of which the first cell stands for all. Instructions with a failed
