@@ -67,8 +67,10 @@ class Design:
         losses = np.zeros(len(STRENGTHS))
         for train, test in GroupKFold(FOLDS).split(twice, groups=twice):
             kept, held = np.unique(twice[train]), np.unique(twice[test])
+            # One state for all C of a fold, as in the package: where losses tie, the solver's draws decide.
+            state = np.random.RandomState(RANDOM_STATE)
             for number, strength in enumerate(STRENGTHS):
-                fitted = _liblinear(features[kept], targets[kept], weights[kept], float(strength))
+                fitted = _liblinear(features[kept], targets[kept], weights[kept], float(strength), state)
                 predicted = np.clip(_sigmoid(features[held] @ fitted), 1e-15, 1 - 1e-15)
                 loss = targets[held] * np.log(predicted) + (1 - targets[held]) * np.log(1 - predicted)
                 losses[number] -= (loss * weights[held]).mean() / FOLDS
@@ -129,12 +131,18 @@ def _sigmoid(eta: Floats) -> Floats:
     return np.asarray(np.where(eta >= 0, 1.0, small) / (1 + small), dtype=np.float64)
 
 
-def _liblinear(features: Floats, targets: Floats, weights: Floats, strength: float) -> Floats:
+def _liblinear(
+    features: Floats,
+    targets: Floats,
+    weights: Floats,
+    strength: float,
+    state: np.random.RandomState | int = RANDOM_STATE,
+) -> Floats:
     """The package's fit: a row with target p stands there as a win of weight p and a loss of weight 1 - p."""
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(
-        C=strength, l1_ratio=1, solver="liblinear", tol=1e-4, fit_intercept=False, random_state=RANDOM_STATE
+        C=strength, l1_ratio=1, solver="liblinear", tol=1e-4, fit_intercept=False, random_state=state
     )
     labels = np.repeat([1, 0], len(targets))
     shares = np.concatenate([targets * weights, (1 - targets) * weights])

@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn import config_context
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.metrics import make_scorer
+from sklearn.model_selection import GroupKFold
 
 from analysis.glm import Batch, solve
 from analysis.length_control import (
@@ -14,6 +17,8 @@ from analysis.length_control import (
     length_controlled_win_rate,
     length_controlled_win_rate_without_difficulty,
 )
+from analysis.length_inputs import check_baselines, check_rows
+from analysis.length_regression import make_design
 from analysis.statistics import Estimate, StatisticsError
 from tests.analysis.alpaca_eval import (
     MODELS,
@@ -231,3 +236,40 @@ def test_batched_solver_agrees_with_scikit_learn(strength: float) -> None:
         predicted = [100 / (1 + np.exp(-(shared[0] * w[1] + w[2]))).mean() for w in (solved[problem], exact)]
         assert predicted[0] == pytest.approx(predicted[1], abs=1e-4)
         assert solved[problem] == pytest.approx(exact, abs=1e-6)
+
+
+def mean_log_loss(truth: np.ndarray, predicted: np.ndarray, *, share: np.ndarray, weight: np.ndarray) -> float:
+    """alpaca_eval's score: a row of share p stands there as a win of weight p and as a loss of weight 1 - p."""
+    target = np.where(truth == 1, share, 1 - share)
+    predicted = np.clip(predicted, 1e-15, 1 - 1e-15)
+    return float(-np.mean(weight * (target * np.log(predicted) + (1 - target) * np.log(1 - predicted))))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_strength_is_that_of_scikit_learns_cross_validation(seed: int, inputs: Inputs) -> None:
+    rows = check_rows(make_verdicts(inputs[0], strength=seed - 1.5, seed=seed))
+    design = make_design(rows, check_baselines(*inputs, rows.index))
+    features, targets, weights = design.features(), design.targets(), design.weights()
+    share, weight = np.concatenate([targets, 1 - targets]), np.concatenate([weights, weights])
+    scorer = make_scorer(mean_log_loss, response_method="predict_proba", greater_is_better=False)
+    with config_context(enable_metadata_routing=True):
+        search = LogisticRegressionCV(
+            Cs=10,
+            l1_ratios=(1,),
+            solver="liblinear",
+            cv=GroupKFold(5),
+            random_state=123,
+            fit_intercept=False,
+            scoring=scorer.set_score_request(share=True, weight=True),
+            use_legacy_attributes=False,
+        ).set_fit_request(sample_weight=True)
+        search.fit(
+            np.concatenate([features, features]),
+            np.repeat([1, 0], len(targets)),
+            sample_weight=share * weight,
+            groups=np.tile(np.arange(len(targets)), 2),
+            share=share,
+            weight=weight,
+        )
+    assert design.chosen_strength() == pytest.approx(search.C_)
+    assert design.fit(design.chosen_strength()) == pytest.approx(search.coef_[0], abs=1e-12)
