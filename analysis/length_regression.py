@@ -1,5 +1,6 @@
 """The regression behind the length-controlled win rate: the package's fit, and our refits in resamples."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,6 +9,7 @@ import numpy.typing as npt
 
 from analysis.glm import Batch, solve
 from analysis.length_inputs import Baselines, Floats, Integers, Rows
+from harness.provenance import cpus
 
 GAMED_WEIGHT: Final = 0.1
 """Of each row of the two gamed baselines, against 1 for a row of the model: half of lambda = 0.2."""
@@ -20,6 +22,9 @@ RANDOM_STATE: Final = 123
 
 _CHUNK: Final = 100
 """Resamples in memory together; more are no faster."""
+
+_THREADS: Final = 4
+"""At most; each holds a chunk's features, 20 megabytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +88,11 @@ class Design:
         """
         n = len(self.rows.index)
         generator = np.random.default_rng(seed)
-        rates = [
-            self._refit(generator.multinomial(n, np.full(n, 1 / n), size=min(_CHUNK, draws - done)), strength, start)
-            for done in range(0, draws, _CHUNK)
-        ]
-        return np.concatenate(rates)
+        sizes = [min(_CHUNK, draws - done) for done in range(0, draws, _CHUNK)]
+        counts = (generator.multinomial(n, np.full(n, 1 / n), size=size) for size in sizes)
+        # Threads suffice: numpy lets go of the interpreter while it computes. Their number decides no result.
+        with ThreadPoolExecutor(max_workers=min(_THREADS, cpus())) as pool:
+            return np.concatenate(list(pool.map(lambda part: self._refit(part, strength, start), counts)))
 
     def _refit(self, counts: Integers, strength: float, start: Floats) -> Floats:
         base, delta, n = self.baselines, self.rows.delta, len(self.rows.delta)
