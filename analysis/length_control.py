@@ -129,6 +129,10 @@ def _summary(value: float, drawn: Floats, n: int, excluded: int, level: float, m
 
 
 def _checked_strength(strength: float) -> float:
-    if not (np.isfinite(strength) and strength > 0):
-        raise StatisticsError(f"C is {strength}; expected a positive number")
-    return float(strength)
+    try:
+        number = float(strength)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not 0 < number < float("inf"):
+        raise StatisticsError(f"C is {strength!r}; expected a positive number")
+    return number

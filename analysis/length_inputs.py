@@ -86,46 +86,67 @@ def _lengths(verdicts: pd.DataFrame, name: str, preference: Floats) -> Floats:
 
 
 def check_baselines(difficulty: "pd.Series[float]", gamed: pd.DataFrame, index: Integers) -> Baselines:
-    if not isinstance(difficulty, pd.Series):
-        raise StatisticsError(f"difficulty: expected a series by official index, got {type(difficulty).__name__}")
+    """What the instruction set brings to verdicts on the instructions `index`, which are sorted.
+
+    Raises StatisticsError where the two are not what they should be, or of another instruction set.
+    """
+    known = _known_difficulties(difficulty)
     if not isinstance(gamed, pd.DataFrame):
         raise StatisticsError(f"gamed: expected the frame of df_gamed.csv, got {type(gamed).__name__}")
     _check_columns(gamed, GAMED_COLUMNS, "gamed")
-    kept = gamed[_numbers_of(gamed, "preference") == _numbers_of(gamed, "preference")]
-    numbers = {name: _finite(kept, name) for name in ("preference", "std_delta_len", "instruction_difficulty")}
-    if ((numbers["preference"] < 0) | (numbers["preference"] > 1)).any():
-        raise StatisticsError("gamed: a preference lies outside [0, 1], the scale of df_gamed.csv")
-    if kept["not_gamed_baseline"].astype(str).str.lower().isin({"true", "1", "1.0"}).any():
-        raise StatisticsError("gamed: a row says not_gamed_baseline; expected rows of gamed baselines only")
-    instructions = _indices(kept["index"], "gamed")
-    known = pd.Series(
-        as_numbers(difficulty, "difficulty", "a number"), index=_indices(difficulty.index.to_series(), "difficulty")
-    )
-    _check_unique(known.index.to_numpy(), "difficulty")
-    if known.isna().any() or not np.isfinite(known.to_numpy()).all():
-        raise StatisticsError("difficulty: a value is missing or not finite")
+    instructions = _indices(gamed["index"], "gamed")
     for name, have in (("difficulty", known.index.to_numpy()), ("gamed", instructions)):
         if len(foreign := np.setdiff1d(index, have)):
             raise StatisticsError(
                 f"{len(foreign)} instructions of the verdicts are not in {name}, such as {foreign[0]}: this is another "
                 "instruction set than AlpacaEval 2's 805. See length_controlled_win_rate_without_difficulty"
             )
-    expected = known.reindex(instructions).to_numpy()
-    apart = np.abs(expected - numbers["instruction_difficulty"]) > 1e-3
+    values, counts = np.unique(instructions, return_counts=True)
+    if (counts != 2).any():
+        number = int(np.flatnonzero(counts != 2)[0])
+        raise StatisticsError(
+            f"gamed: instruction {values[number]} has {counts[number]} row(s); expected two, of the two gamed baselines"
+        )
+    if gamed["not_gamed_baseline"].astype(str).str.lower().isin({"true", "1", "1.0"}).any():
+        raise StatisticsError("gamed: a row says not_gamed_baseline; expected rows of gamed baselines only")
+    # As in the package, a baseline's row without a preference is left out.
+    judged = ~np.isnan(_numbers_of(gamed, "preference"))
+    preference, delta, hard = (_finite(gamed[judged], name) for name in GAMED_COLUMNS[1:4])
+    if ((preference < 0) | (preference > 1)).any():
+        raise StatisticsError("gamed: a preference lies outside [0, 1], the scale of df_gamed.csv")
+    _check_one_set(known, instructions[judged], hard)
+    places = pd.Series(np.arange(len(index)), index=index)
+    return Baselines(
+        difficulty=np.asarray(known.reindex(index), dtype=np.float64),
+        preference=preference,
+        delta=delta,
+        gamed_difficulty=hard,
+        row=places.reindex(instructions[judged]).fillna(-1).to_numpy(np.int64),
+    )
+
+
+def _known_difficulties(difficulty: "pd.Series[float]") -> "pd.Series[float]":
+    if not isinstance(difficulty, pd.Series):
+        raise StatisticsError(f"difficulty: expected a series by official index, got {type(difficulty).__name__}")
+    numbers = as_numbers(difficulty, "difficulty", "a number")
+    known = pd.Series(numbers, index=_indices(difficulty.index.to_series(), "difficulty"))
+    _check_unique(known.index.to_numpy(), "difficulty")
+    if not np.isfinite(numbers).all():
+        raise StatisticsError("difficulty: a value is missing or not finite")
+    return known
+
+
+def _check_one_set(known: "pd.Series[float]", instructions: Integers, hard: Floats) -> None:
+    """Refuse difficulties that contradict those beside the gamed rows: of another set, order or version."""
+    expected = np.asarray(known.reindex(instructions), dtype=np.float64)
+    # One that is not known belongs to an instruction without a verdict.
+    apart = np.abs(expected - hard) > 1e-3
     if apart.any():
         place = int(np.flatnonzero(apart)[0])
         raise StatisticsError(
-            f"difficulty of instruction {instructions[place]} is {expected[place]:g}, but "
-            f"{numbers['instruction_difficulty'][place]:g} in gamed: they are not of one instruction set and version"
+            f"difficulty of instruction {instructions[place]} is {expected[place]:g}, but {hard[place]:g} in gamed: "
+            "they are not of one instruction set and version"
         )
-    place_of = pd.Series(np.arange(len(index)), index=index)
-    return Baselines(
-        difficulty=np.asarray(known.reindex(index), dtype=np.float64),
-        preference=numbers["preference"],
-        delta=numbers["std_delta_len"],
-        gamed_difficulty=numbers["instruction_difficulty"],
-        row=place_of.reindex(instructions).fillna(-1).to_numpy(np.int64),
-    )
 
 
 def _numbers_of(frame: pd.DataFrame, name: str) -> Floats:
@@ -148,7 +169,7 @@ def _indices(values: "pd.Series[Any]", name: str) -> Integers:
     if wrong.any():
         place = int(np.flatnonzero(wrong)[0])
         raise StatisticsError(
-            f"{name}: index in row {place} is {values.iloc[place]!r}; expected AlpacaEval's official row number"
+            f"{name}: index in row {place} is {values.tolist()[place]!r}; expected AlpacaEval's official row number"
         )
     return numbers.astype(np.int64)
 

@@ -172,6 +172,9 @@ BAD_INPUTS: list[tuple[Callable[["pd.Series[float]", pd.DataFrame], Any], str]] 
     (lambda d, g: (pd.Series(d.to_numpy()[::-1], d.index), g), "not of one instruction set"),
     (lambda d, g: (d, g.drop(columns="std_delta_len")), "gamed: no column std_delta_len"),
     (lambda d, g: (d, g[g["index"] != 44]), "not in gamed, such as 44"),
+    (lambda d, g: (d, g.iloc[:805]), r"instruction 0 has 1 row\(s\); expected two"),
+    (lambda d, g: (d, pd.concat([g, g])), r"instruction 0 has 4 row\(s\)"),
+    (lambda d, g: (d, g.to_dict()), "expected the frame of df_gamed.csv, got dict"),
     (lambda d, g: (d, g.assign(not_gamed_baseline=True)), "not_gamed_baseline"),
     (lambda d, g: (d, g.assign(preference=g["preference"] + 1)), r"outside \[0, 1\]"),
     (lambda d, g: (d, g.assign(std_delta_len=np.inf)), "std_delta_len is missing or not finite"),
@@ -186,8 +189,8 @@ def test_damaged_hub_files_are_refused(
         rate(verdicts, damage(*inputs))
 
 
-@pytest.mark.parametrize("strength", [0, -1, np.nan])
-def test_a_strength_that_is_none_is_refused(strength: float, verdicts: pd.DataFrame, inputs: Inputs) -> None:
+@pytest.mark.parametrize("strength", [0, -1, np.nan, np.inf, "a"])
+def test_a_strength_that_is_none_is_refused(strength: Any, verdicts: pd.DataFrame, inputs: Inputs) -> None:
     with pytest.raises(StatisticsError, match="expected a positive number"):
         rate(verdicts, inputs, C=strength)
 
