@@ -205,7 +205,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.coverage", description=__doc__)
     parser.add_argument("--only", default="", help="simulations whose name begins so")
     parser.add_argument(
-        "--experiments", type=int, help="of each, in place of 1000, 500 of grids and 200 of the length-controlled rate"
+        "--experiments", type=int, help="of each (default: 1000, 500 of grids, 200 of the length-controlled)"
     )
     options = parser.parse_args()
     print("| claim | experiments | held, % (± standard error) |\n| --- | --- | --- |")
