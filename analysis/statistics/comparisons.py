@@ -1,7 +1,7 @@
 """Several cells at once: intervals that hold together, comparisons with the best and with a baseline, ranks.
 
-The best of 21 equal cells looks better than it is: its own 95 % interval covers 82 %. What is made here pays for
-the choice. Cells of one experiment count once.
+The best of 21 equal cells looks better than it is: its own 95 % interval covers two thirds of the time, at 805
+instructions. What is made here pays for the choice. Cells of one experiment count once.
 """
 
 from collections.abc import Hashable, Mapping
