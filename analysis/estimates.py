@@ -1,20 +1,22 @@
 """From the tidy frames to one estimate per cell: training seeds joined, aliases recognised."""
 
+from collections.abc import Hashable
 from dataclasses import asdict
-from math import isnan, nan
+from math import nan
 from typing import Final
 
 import numpy as np
 import pandas as pd
 
-from analysis.schema import IMPORTED, LABELS, MEASURES, PAIR, SEED, configuration_columns, plain
+from analysis.comparability import check_comparable, comparable_parts
+from analysis.schema import COMPARABLE, IMPORTED, LABELS, MEASURES, PAIR, SEED, configuration_columns, plain
 from analysis.statistics import (
-    Floats,
+    Grid,
     Interval,
-    max_t_interval,
-    paired_difference,
+    compare_with_best,
+    make_grid,
     seeds_interval,
-    simultaneous_level,
+    simultaneous_intervals,
     smallest_detectable_difference,
     win_rate_interval,
 )
@@ -55,15 +57,21 @@ def result_intervals(results: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame
 def estimate_cells(results: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """One row per cell and evaluation, its training seeds joined, sorted for reading.
 
-    Columns: the configuration without the seed, the labels, the measures (means over the seeds that are
+    Seeds whose results are not comparable are rows of their own. Columns: the configuration without the seed, the
+    labels, what results must share, the measures (means over the seeds that are
     done), and `status`, `reason`, `results` (keys, one per distinct trained model), `seeds` (their number),
     `planned` (results asked for), `experiment` (equal for cells that trained the same models), `win_rate`,
     `instructions` and the `INTERVAL` columns. Win rates are fractions. `table` is a `preference_table`.
     """
     settings = [column for column in configuration_columns(results) if column != SEED]
     keys = results[settings].map(plain)
-    groups = results.groupby([keys[column] for column in settings], sort=False)
-    return sort_cells(pd.DataFrame([_estimate(group, settings, table) for _, group in groups]))
+    rows = []
+    for _, group in results.groupby([keys[column] for column in settings], sort=False):
+        for number, (_, part) in enumerate(comparable_parts(group)):
+            # What is not done stands in every part; it is one cell's all the same.
+            own = part if number == 0 else part[part["status"] == "done"]
+            rows.append(_estimate(own, settings, table))
+    return sort_cells(pd.DataFrame(rows))
 
 
 def sort_cells(cells: pd.DataFrame) -> pd.DataFrame:
@@ -94,28 +102,38 @@ def comparison_columns(cells: pd.DataFrame) -> list[str]:
     return [name for name in settings if not name.startswith("construction.")]
 
 
-def simultaneous_intervals(cells: pd.DataFrame, table: pd.DataFrame) -> dict[int, Interval]:
-    """Interval of each judged cell, by its row label, such that all hold together; over instructions only."""
-    means = _seed_means(cells, table)
-    experiments = dict(cells["experiment"].items())
-    return {int(str(row)): value for row, value in max_t_interval(means, experiments).items()}
+def grid_of(cells: pd.DataFrame, table: pd.DataFrame) -> Grid:
+    """The judged cells, by their row labels, as the statistics compare them; identical ones are one experiment.
+
+    Raises PrefsweepError where they are not comparable, naming the field that differs.
+    """
+    check_comparable(cells, "comparison")
+    judged = {
+        row: [name for name in names if name in table.columns]
+        for row, names in zip(cells.index, cells["results"], strict=True)
+    }
+    tables: dict[Hashable, pd.DataFrame] = {
+        row: table[names].set_axis(range(len(names)), axis=1) for row, names in judged.items() if names
+    }
+    return make_grid(tables, dict(cells["experiment"].items()))
+
+
+def cell_intervals(cells: pd.DataFrame, table: pd.DataFrame) -> dict[int, Interval]:
+    """Interval of each judged cell, by its row label, such that all hold together."""
+    return _by_row(simultaneous_intervals(grid_of(cells, table)))
+
+
+def best_comparisons(cells: pd.DataFrame, table: pd.DataFrame) -> dict[int, Interval]:
+    """Each judged cell less the best of the others, by its row label, such that all hold together."""
+    return _by_row(compare_with_best(grid_of(cells, table)))
 
 
 def not_told_apart(cells: pd.DataFrame, table: pd.DataFrame, best: int) -> list[int]:
-    """Row labels of the distinct cells whose paired difference to row `best` may be nothing.
-
-    The level allows for every pair of cells, so that having chosen the best of them is paid for.
-    """
-    means = _distinct(cells, table, first=best)
-    values = means.to_numpy(float)
-    first, second = np.triu_indices(values.shape[1], k=1)
-    differences: Floats = (values[:, first] - values[:, second] + 1) / 2
-    # 2,000 draws: a grid of 84 cells has 3,486 pairs, which at 10,000 draws would take a quarter of a
-    # gigabyte.
-    level = simultaneous_level(differences, draws=2_000)
-    others = [row for row in (int(str(label)) for label in means.columns) if row != best]
-    intervals = (paired_difference(means[best], means[row], level=level) for row in others)
-    return [row for row, interval in zip(others, intervals, strict=True) if isnan(interval.low) or interval.low <= 0]
+    """Row labels of the distinct cells, other than row `best`, that may be the best for all that is known."""
+    grid = grid_of(cells, table)
+    against = _by_row(compare_with_best(grid))
+    others = [int(str(row)) for row in grid.names if grid.experiment[row] != grid.experiment[best]]
+    return [row for row in others if not against[row].high <= 0]
 
 
 def detectable_difference(cells: pd.DataFrame, table: pd.DataFrame) -> float:
@@ -124,18 +142,26 @@ def detectable_difference(cells: pd.DataFrame, table: pd.DataFrame) -> float:
     From the median over all pairs of distinct cells; NaN with fewer than two, or where they do not differ at
     all.
     """
-    means = _distinct(cells, table)
-    if means.shape[1] < 2 or len(means) < 2:
+    grid = grid_of(cells, table)
+    if len(grid.names) < 2 or len(grid.means) < 2:
         return nan
-    covariance = np.cov(means.to_numpy(float), rowvar=False)
+    covariance = np.cov(grid.means, rowvar=False)
     variances = np.diag(covariance)
     pairs = np.triu_indices(len(variances), k=1)
     variance = float(np.median((variances[:, None] + variances[None, :] - 2 * covariance)[pairs]))
-    seeds = int(cells.loc[list(means.columns), "seeds"].min())
-    deviation = _seed_deviation(cells, table) if seeds > 1 else 0.0
     if variance <= 0:
         return nan
-    return smallest_detectable_difference(len(means), variance**0.5, seed_deviation=deviation, seeds=seeds)
+    return smallest_detectable_difference(
+        len(grid.means),
+        variance**0.5,
+        seed_deviation=grid.seed_variance**0.5,
+        seeds=int(grid.seeds.min()),
+        seed_degrees=grid.degrees,
+    )
+
+
+def _by_row(intervals: dict[Hashable, Interval]) -> dict[int, Interval]:
+    return {int(str(row)): interval for row, interval in intervals.items()}
 
 
 def _estimate(group: pd.DataFrame, settings: list[str], table: pd.DataFrame) -> dict[str, object]:
@@ -152,7 +178,7 @@ def _estimate(group: pd.DataFrame, settings: list[str], table: pd.DataFrame) -> 
     status = _status(group)
     judged = [name for name in own["result"] if name in table.columns]
     interval = seeds_interval(table[judged].to_numpy(float).T) if judged else None
-    row: dict[str, object] = {name: shown.iloc[0][name] for name in [*settings, *LABELS]}
+    row: dict[str, object] = {name: shown.iloc[0][name] for name in [*settings, *LABELS, *COMPARABLE]}
     row |= {name: float(own[name].astype(float).mean()) for name in MEASURES}
     row |= {"status": status, "reason": _reason(group, status), "planned": len(group)}
     row |= {"results": tuple(own["result"]), "seeds": len(own), "experiment": _experiment(own)}
@@ -180,34 +206,9 @@ def _experiment(own: pd.DataFrame) -> str | None:
 
 
 def _check_labels(own: pd.DataFrame) -> None:
+    """Results that are averaged must also say the same in words, which a changed file need not do."""
     for label in ("judge_label", "decoding", "reference"):
         if len(found := own[label].map(plain).unique()) > 1:
             names = ", ".join(own["result"].astype(str))
             values = " / ".join(found)
             raise PrefsweepError(f"results {names}: {label} differs ({values}); they cannot be averaged")
-
-
-def _seed_means(cells: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Mean preferences over the seeds [instructions that all cells were judged on x judged cells]."""
-    judged = {
-        row: [name for name in names if name in table.columns]
-        for row, names in zip(cells.index, cells["results"], strict=True)
-    }
-    means = {row: table[names].mean(axis=1, skipna=False) for row, names in judged.items() if names}
-    return pd.DataFrame(means, index=table.index).dropna()
-
-
-def _distinct(cells: pd.DataFrame, table: pd.DataFrame, first: int | None = None) -> pd.DataFrame:
-    """`_seed_means` of one cell per experiment; `first` is kept before the other cells of its experiment."""
-    order = cells.index if first is None else [first, *cells.index.drop([first])]
-    return _seed_means(cells.loc[order].drop_duplicates("experiment"), table)
-
-
-def _seed_deviation(cells: pd.DataFrame, table: pd.DataFrame) -> float:
-    """Standard deviation of a win rate between training seeds, pooled over the cells that have several."""
-    spreads = [
-        float(table[list(names)].mean().var(ddof=1))
-        for names in cells["results"]
-        if len(names) > 1 and set(names) <= set(table.columns)
-    ]
-    return float(np.mean(spreads)) ** 0.5 if spreads else 0.0

@@ -19,6 +19,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from analysis.canvas import INK, Style, figure_of, new_axes, save, style_for
 from analysis.captions import caption, outside_grid, position_text, provenance_text
+from analysis.comparability import check_comparable
 from analysis.scaling import scaling_curve
 from analysis.schema import PAIR, plain
 from harness.errors import PrefsweepError
@@ -60,6 +61,7 @@ def pair_heatmap(
     grid, are not drawn, and the latter are counted in the caption. `width` is in inches, `detectable` a
     fraction.
     """
+    check_comparable(frame, "heatmap")
     cells = _grid(frame)
     style = style_for(width)
     side = (style.width - style.left - style.right) / len(REJECTED)

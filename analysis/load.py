@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import answers, schema
+from analysis.comparability import comparable_facts
 from harness import record
 from harness.judges.models import SELECTED
 from harness.stages.pairs import why_empty
@@ -26,14 +27,16 @@ def load_results(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
     rows = [_row(opened, key, point) for key, point in _points(opened, sweep).items()]
     # Points may have keys of their own, such as the weights of their reward.
     configuration = list(dict.fromkeys(name for row in rows for name in row if name not in _FIXED))
-    frame = pd.DataFrame(rows, columns=[*schema.IDENTITY, *configuration, *schema.LABELS, *schema.MEASURES])
+    frame = pd.DataFrame(
+        rows, columns=[*schema.IDENTITY, *configuration, *schema.LABELS, *schema.COMPARABLE, *schema.MEASURES]
+    )
     frame[list(schema.MEASURES)] = frame[list(schema.MEASURES)].astype("float64")
     frame.attrs["provenance"] = _provenance(opened, rows)
     return frame
 
 
 def load_verdicts(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
-    """One row per result and instruction.
+    """One row per result and instruction, with `schema.LENGTHS` where the judge recorded them.
 
     Raises:
         StoreError: no store there, or no such sweep.
@@ -42,8 +45,8 @@ def load_verdicts(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
     frames = [pd.DataFrame(columns=list(schema.VERDICTS))]
     for key, point in _points(opened, sweep).items():
         if (artifact := opened.find("judge", point["nodes"]["judge"])) is not None:
-            table = artifact.table("verdicts", ["prompt_id", "preference"])
-            frames.append(table.to_pandas().assign(result=key)[list(schema.VERDICTS)])
+            table = artifact.table("verdicts").to_pandas().assign(result=key)
+            frames.append(table[[*schema.VERDICTS, *(name for name in schema.LENGTHS if name in table.columns)]])
     return pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
 
 
@@ -111,7 +114,7 @@ def load_overlap(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
     return pd.DataFrame.from_dict(shares, orient="index", dtype="float64")
 
 
-_FIXED = {*schema.IDENTITY, *schema.LABELS, *schema.MEASURES}
+_FIXED = {*schema.IDENTITY, *schema.LABELS, *schema.COMPARABLE, *schema.MEASURES}
 
 
 def _points(store: Store, sweep: str | None) -> dict[str, Any]:
@@ -135,6 +138,8 @@ def _row(store: Store, key: str, point: Mapping[str, Any]) -> dict[str, Any]:
     trained = found["train"] or found.get("imported")
     status, reason = _status(store, point, found)
     configuration = dict(point["config"])
+    verdicts = found["judge"]
+    references = None if verdicts is None else verdicts.manifest.inputs["references"][0]
     return {
         "result": key,
         "cell": _cell(nodes),
@@ -144,6 +149,7 @@ def _row(store: Store, key: str, point: Mapping[str, Any]) -> dict[str, Any]:
         "trained_id": trained.manifest.content_id if trained else None,
         **configuration,
         **_labels(store, configuration, found),
+        **comparable_facts(verdicts, found["respond"], references, trained),
         **_measures(store, found),
     }
 

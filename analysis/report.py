@@ -23,24 +23,39 @@ from analysis.captions import (
     scope,
     steps_sentence,
 )
+from analysis.comparability import comparable_parts
 from analysis.estimates import (
+    best_comparisons,
+    cell_intervals,
     comparison_columns,
     detectable_difference,
     estimate_cells,
+    grid_of,
     not_told_apart,
     preference_table,
     result_intervals,
-    simultaneous_intervals,
 )
 from analysis.figures import figure_of, pair_heatmap, save, scaling_curve
+from analysis.length_report import length_controlled_columns, length_section
 from analysis.overoptimisation import overoptimisation, overoptimisation_points
 from analysis.regressions import Regressions, regression_cells, regression_frame, regression_section
 from analysis.schema import PAIR, check_results, check_verdicts, plain, varying_columns, was_imported
-from analysis.tables import WIN_RATE, cell_name, cell_table, markdown_safe, markdown_table, spreadsheet_safe
+from analysis.statistics import ranked_first
+from analysis.tables import (
+    WIN_RATE,
+    cell_name,
+    cell_table,
+    markdown_safe,
+    markdown_table,
+    points_text,
+    spreadsheet_safe,
+)
 from harness.errors import PrefsweepError
 
 Provenance = Mapping[str, object] | None
 Setting = dict[str, str]
+LengthInputs = tuple["pd.Series[float]", pd.DataFrame]
+"""Instruction difficulties by official index, and the gamed baselines, of AlpacaEval 2."""
 
 MOST_NAMED: Final = 20
 """Cells that a list in the report names one by one; the table has them all."""
@@ -58,11 +73,13 @@ def write_report(
     regressions: Regressions | None = None,
     provenance: Provenance = None,
     console: Console | None = None,
+    length_control: LengthInputs | None = None,
 ) -> list[Path]:
     """Write the figures, `results.csv` and `report.md` into `out`, print the table, return the paths.
 
     The frames are those of `analysis.schema`, `answers` that of `analysis.answers`, for which there is `beside.csv`;
-    scores of `regressions` stand in `regressions.csv`. `provenance` (sweep, commit, versions) becomes the small print.
+    scores of `regressions` stand in `regressions.csv`. With `length_control` each result of AlpacaEval 2 also has its
+    length-controlled win rate. `provenance` (sweep, commit, versions) becomes the small print.
     Raises PrefsweepError when there are no results, or the frames break their contract.
     """
     check_results(results)
@@ -78,11 +95,16 @@ def write_report(
     figures = write_figures(cells, table, out, provenance)
     figures += write_overoptimisation(cells, beside, table, out, provenance)
     spreadsheet = out / "results.csv"
-    spreadsheet_safe(results.join(result_intervals(results, table))).to_csv(spreadsheet, index=False)
+    rows, lengths = results.join(result_intervals(results, table)), ""
+    if length_control is not None:
+        difficulty, gamed = length_control
+        controlled = length_controlled_columns(results, verdicts, difficulty=difficulty, gamed=gamed)
+        rows, lengths = rows.join(controlled), length_section(results, controlled)
+    spreadsheet_safe(rows).to_csv(spreadsheet, index=False)
     measures = [] if answers is None else [out / "beside.csv"]
     for path in measures:
         spreadsheet_safe(beside_frame(cells, beside)).to_csv(path, index=False)
-    text = report_text(cells, table, figures, provenance, beside)
+    text = report_text(cells, table, figures, provenance, beside, lengths)
     if regressions is not None and not regressions.scores.empty:
         scores = regression_cells(cells, regressions)
         measures.append(out / "regressions.csv")
@@ -140,16 +162,16 @@ def write_overoptimisation(
 
 
 def split(cells: pd.DataFrame, columns: list[str]) -> Iterator[tuple[Setting, pd.DataFrame]]:
-    """The cells apart by `columns`, each part with the values of those columns that vary."""
+    """The cells apart by `columns` and by what comparable results share, with the values of those that vary."""
     if cells.empty:
         return
     keys = cells[columns].map(plain)
     varying = varying_columns(cells, columns)
-    if not varying:
-        yield {}, cells
-        return
-    for _, part in cells.groupby([keys[name] for name in varying], sort=False):
-        yield {name: str(keys.at[part.index[0], name]) for name in varying}, part
+    parts = cells.groupby([keys[name] for name in varying], sort=False) if varying else [((), cells)]
+    for _, part in parts:
+        setting = {name: str(keys.at[part.index[0], name]) for name in varying}
+        for facts, comparable in comparable_parts(part):
+            yield setting | facts, comparable
 
 
 def report_text(
@@ -158,8 +180,12 @@ def report_text(
     figures: list[Path],
     provenance: Provenance = None,
     beside: pd.DataFrame | None = None,
+    lengths: str = "",
 ) -> str:
-    """The report as Markdown; figures are named relative to it. `beside` is that of `beside.beside_win_rates`."""
+    """The report as Markdown; figures are named relative to it.
+
+    `beside` is that of `beside.beside_win_rates`, and `lengths` the section on length control.
+    """
     done = cells[cells["status"] == "done"]
     parts = ["# Sweep report", markdown_safe(summary(cells))]
     if len(done):
@@ -170,6 +196,9 @@ def report_text(
         parts += warnings_section(cells, beside)
     parts += _unfinished(cells)
     parts += ["## Cells", markdown_table(cell_table(cells))]
+    for setting, part in split(done, comparison_columns(cells)):
+        parts += _against_best(setting, part, table)
+    parts.append(lengths)
     if beside is not None:
         parts += beside_section(cells, beside)
     images = [path.name for path in figures if path.suffix == ".png"]
@@ -212,24 +241,47 @@ def _console() -> Console:
 
 def _comparison(setting: Setting, cells: pd.DataFrame, table: pd.DataFrame) -> str:
     """The best cell of one setting, with an interval that pays for its choice, and how many rival it."""
-    every = simultaneous_intervals(cells, table)
+    every = cell_intervals(cells, table)
     # None at all when the cells share no judged instruction.
     intervals = {row: interval for row, interval in every.items() if interval.n}
-    if len(intervals) < 2:
+    experiments = cells.loc[list(intervals), "experiment"].nunique()
+    if experiments < 2:
         return ""
     best = max(intervals, key=lambda row: intervals[row].estimate)
     rivals = not_told_apart(cells, table, best)
     interval = intervals[best]
-    experiments = cells.loc[list(intervals), "experiment"].nunique()
     name = cell_name(cells.loc[cells.index == best].iloc[0], cells)
     where = f"{_heading(setting)}: " if setting else ""
     return (
         f"{where}Highest win rate {100 * interval.estimate:.1f} %: {name} "
-        f"(95 % interval over instructions that allows for choosing among {experiments} experiments: "
+        f"(95 % interval that allows for choosing among {experiments} experiments: "
         f"{100 * interval.low:.1f} to {100 * interval.high:.1f}; {interval.scope}). "
         f"Not told apart from it: {len(rivals)} of {experiments - 1} others. "
         f"{detectable_sentence(detectable_difference(cells, table))}"
     )
+
+
+def _against_best(setting: Setting, cells: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """The section on how far each cell is from the best of the others, and how often it would be the first."""
+    judged = cells[cells["results"].map(len) > 0]
+    against = best_comparisons(judged, table)
+    if any(interval.n == 0 for interval in against.values()):
+        return []
+    shares = ranked_first(grid_of(judged, table))
+    rows = pd.DataFrame(
+        {
+            "construction": cell_name(cell, cells),
+            "less the best other, points [95 %]": points_text(against[int(str(row))]),
+            "first in % of resamples": f"{100 * shares[row]:.0f}",
+        }
+        for row, cell in judged.iterrows()
+    )
+    note = (
+        "The intervals hold together. One that ends at 0 is of a cell that is not the best, one that begins at 0 of "
+        f"the cell that is. They speak about {grid_of(judged, table).scope}."
+    )
+    where = f" ({_heading(setting)})" if setting else ""
+    return [f"## Against the best{markdown_safe(where)}", note, markdown_table(rows)]
 
 
 def _unfinished(cells: pd.DataFrame) -> list[str]:

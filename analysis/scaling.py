@@ -10,6 +10,7 @@ from matplotlib.legend import Legend
 
 from analysis.canvas import INK, MUTED, Style, new_axes, style_for, text_width
 from analysis.captions import caption, construction_label, provenance_text
+from analysis.comparability import check_comparable
 from analysis.schema import plain
 from harness.errors import PrefsweepError
 
@@ -38,6 +39,7 @@ def scaling_curve(
     Only done cells are drawn. Cells that are one experiment at an n carry a ring. Raises PrefsweepError when
     a construction stands more than once at an n. `width` is in inches, `detectable` a fraction.
     """
+    check_comparable(frame, "scaling curve")
     done = frame[(frame["status"] == "done") & frame["n"].notna() & frame["win_rate"].notna()]
     lines = construction_lines(done)
     style = style_for(width)

@@ -31,6 +31,20 @@ LABELS: Final[dict[str, str]] = {
     "reference": "what the answers were judged against",
 }
 
+COMPARABLE: Final[dict[str, str]] = {
+    "judge_model": "model or engine of the judge",
+    "judge_revision": "its revision",
+    "judge_prompt": "hash of the judge's prompt",
+    "judge_order": "orders in which the answers were shown",
+    "judge_settings": "the judge's other settings",
+    "judge_served": "models that the judge's server named",
+    "references_hash": "hash of the reference outputs",
+    "instructions_hash": "hash of the instruction set",
+    "decoding_settings": "how the answers were decoded",
+    "versions": "package versions in training, answering and judging",
+}
+"""What results must share to be compared; None where a result states nothing (see `analysis.comparability`)."""
+
 MEASURES: Final[dict[str, str]] = {
     "rows": "preference rows trained on",
     "prompts": "prompts those rows come from",
@@ -61,6 +75,9 @@ VERDICTS: Final[dict[str, str]] = {
     "preference": "0 to 1, 1 when the cell's answer is the better one; NaN for a failed judgement",
 }
 
+LENGTHS: Final = ("index", "len_reference", "len_model")
+"""Further columns of the verdicts frame, where the judge's table has them: the instruction's number and lengths."""
+
 STATUSES: Final = ("done", "empty", "failed", "missing")
 
 PAIR: Final = ("pair.chosen", "pair.rejected")
@@ -76,7 +93,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u
 
 def configuration_columns(results: pd.DataFrame) -> list[str]:
     """Columns that hold configuration keys, in the frame's order."""
-    known = IDENTITY.keys() | LABELS.keys() | MEASURES.keys()
+    known = IDENTITY.keys() | LABELS.keys() | COMPARABLE.keys() | MEASURES.keys()
     return [column for column in results.columns if column not in known]
 
 
@@ -95,7 +112,7 @@ def varying_columns(cells: pd.DataFrame, columns: list[str]) -> list[str]:
 
 def check_results(results: pd.DataFrame) -> None:
     """Raise PrefsweepError where the results frame breaks the contract, naming what does."""
-    required = [*IDENTITY, *LABELS, *MEASURES, *PAIR, "construction.name", "n", SEED]
+    required = [*IDENTITY, *LABELS, *COMPARABLE, *MEASURES, *PAIR, "construction.name", "n", SEED]
     _check_columns(results, required, "results")
     if unknown := sorted(set(results["status"].map(str)) - set(STATUSES)):
         raise PrefsweepError(f"results: status {unknown[0]!r} is not one of {', '.join(STATUSES)}")

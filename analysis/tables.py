@@ -9,6 +9,7 @@ import pandas as pd
 from analysis.captions import construction_label
 from analysis.estimates import comparison_columns
 from analysis.schema import plain, strip_control, varying_columns
+from analysis.statistics import Interval
 
 WIN_RATE: Final = "win rate % [95 %]"
 
@@ -57,6 +58,14 @@ def markdown_safe(text: str) -> str:
     """`text` as literal Markdown on one line: no HTML, link, emphasis or table cell comes out of it."""
     escaped = html.escape(strip_control(text), quote=False)
     return "".join(f"\\{letter}" if letter in "\\`*_[]|#!" else letter for letter in escaped)
+
+
+def points_text(interval: Interval) -> str:
+    """A difference of win rates in points, with its interval."""
+    if math.isnan(interval.estimate):
+        return ""
+    low, high = (f"{100 * end:+.1f}" if round(100 * end, 1) else "0" for end in (interval.low, interval.high))
+    return f"{100 * interval.estimate:+.1f} [{low}, {high}]"
 
 
 def _numbers(cell: "pd.Series[Any]") -> dict[str, str]:

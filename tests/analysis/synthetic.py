@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.schema import LABELS, MEASURES
+from analysis.schema import COMPARABLE, LABELS, MEASURES
 from harness.positions import PAIRS, POSITIONS
 
 JUDGE = "embedded proxy judge v1 (not a measure of quality)"
@@ -59,7 +59,7 @@ def undo(results: pd.DataFrame, rows: Sequence[int], status: str, reason: str | 
     """`results` with these rows not done: without trained model and measures."""
     changed = results.copy()
     changed.loc[list(rows), ["status", "reason"]] = [status, reason]
-    changed.loc[list(rows), ["trained_id", "rows_id", *LABELS]] = None
+    changed.loc[list(rows), ["trained_id", "rows_id", *LABELS, *COMPARABLE]] = None
     changed.loc[list(rows), list(MEASURES)] = np.nan
     return changed
 
@@ -128,4 +128,7 @@ def _record(name: str, preference: np.ndarray, steps: int) -> dict[str, object]:
         "reward_label": "proxy reward v1",
         "decoding": "greedy, 48 tokens",
         "reference": "untrained policy",
+        **dict.fromkeys(COMPARABLE, "same"),
+        "versions": "torch 2.13.0, trl 1.16.0",
+        "judge_served": None,
     }

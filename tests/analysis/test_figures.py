@@ -103,7 +103,7 @@ def test_heatmap_states_what_its_numbers_rest_on() -> None:
         "64 instructions",
         "training seeds: 1",
         "intervals: these trained models only",
-        "guarded bootstrap over instructions",
+        "score interval over instructions",
         "Smallest difference one comparison can detect",
         "commit 1a2b3c4",
     ):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from analysis.answers import ANSWERS
-from analysis.estimates import estimate_cells, not_told_apart, preference_table, simultaneous_intervals, sort_cells
+from analysis.estimates import cell_intervals, estimate_cells, not_told_apart, preference_table, sort_cells
 from analysis.report import write_report
 from analysis.schema import VERDICTS
 from analysis.statistics import CONSTRUCTION, THESE_MODELS
@@ -48,7 +48,8 @@ def test_report_of_a_grid_has_one_heatmap_table_and_page(tmp_path: Path) -> None
     names, page, printed = report(*make_frames(), tmp_path / "new" / "out")
     assert names == ["heatmap.png", "heatmap.svg", "results.csv", "report.md"]
     assert "![heatmap](heatmap.png)" in page
-    assert page.count("| position (") == 21
+    assert page.count("| position (") == 2 * 21
+    assert "## Against the best" in page
     assert "Highest win rate" in page
     assert "1a2b3c4" in page
     for text in (page, printed):
@@ -155,7 +156,7 @@ def test_the_best_cell_pays_for_being_chosen() -> None:
     frames = alias(*make_frames(PAIRS[::2]), row=1, of=0)
     table = preference_table(*frames)
     cells = estimate_cells(frames[0], table)
-    intervals = simultaneous_intervals(cells, table)
+    intervals = cell_intervals(cells, table)
     best = max(intervals, key=lambda row: intervals[row].estimate)
     assert intervals[best].low < cells["low"][best]
     rivals = not_told_apart(cells, table, best)

@@ -131,16 +131,18 @@ def test_wins_and_losses_alone_give_the_exact_binomial_interval() -> None:
 @pytest.mark.parametrize(
     ("n", "win_rate", "method"),
     [
-        (199, 0.5, statistics.GUARDED),
+        (4, 0.5, statistics.GUARDED),
+        (199, 0.5, statistics.SCORE),
         (200, 0.5, statistics.PERCENTILE),
         (805, 0.026, statistics.PERCENTILE),
+        (805, 0.01, statistics.SCORE),
         (805, 0.005, statistics.GUARDED),
         (805, 1.0, statistics.GUARDED),
     ],
 )
 def test_interval_names_the_method_that_the_sample_allows(n: int, win_rate: float, method: str) -> None:
     preferences = (np.arange(n) < round(n * win_rate)).astype(float)
-    assert win_rate_interval(preferences).method == f"{method}, 10000 draws"
+    assert win_rate_interval(preferences).method.removesuffix(", 10000 draws") == method
 
 
 def test_no_judged_instruction_gives_nan_and_a_reason() -> None:
@@ -223,7 +225,7 @@ def test_smallest_detectable_difference_shrinks_with_the_root_of_the_instruction
     # Standard errors of 0.9 to 1.3 points at 805 rows, times 1.96 + 0.84.
     assert smallest_detectable_difference(805, 0.30) == pytest.approx(0.0296, abs=5e-4)
     fourfold = smallest_detectable_difference(1600, 0.4)
-    assert smallest_detectable_difference(400, 0.4) == pytest.approx(2 * fourfold)
+    assert smallest_detectable_difference(400, 0.4) == pytest.approx(2 * fourfold, rel=0.01)
     assert smallest_detectable_difference(805, 0.3, seed_deviation=0.015, seeds=3) > 0.04
     assert math.isnan(smallest_detectable_difference(0, 0.3))
 

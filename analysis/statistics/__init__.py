@@ -1,0 +1,82 @@
+"""Estimates with intervals that state their method and what they speak about. Pure: no file, no model, no torch.
+
+Every random draw comes from a `seed` argument, so that the same input gives the same interval.
+"""
+
+from analysis.statistics.agreement import (
+    rank_correlation,
+)
+from analysis.statistics.comparisons import (
+    Grid,
+    baseline_differences,
+    compare_with_best,
+    make_grid,
+    max_t_interval,
+    ranked_first,
+    simultaneous_intervals,
+    simultaneous_level,
+)
+from analysis.statistics.intervals import (
+    BOOTSTRAP_EVENTS,
+    BOOTSTRAP_ROWS,
+    CONSTRUCTION,
+    GUARDED,
+    PERCENTILE,
+    SCORE,
+    SCORE_EVENTS,
+    THESE_MODELS,
+    TWO_SEEDS,
+    Floats,
+    Interval,
+    bootstrap_interval,
+    guarded_interval,
+    score_interval,
+    win_rate_interval,
+)
+from analysis.statistics.preferences import (
+    Estimate,
+    StatisticsError,
+    discrete_win_rate,
+    win_rate,
+)
+from analysis.statistics.seeds import (
+    paired_difference,
+    seeds_difference,
+    seeds_interval,
+    smallest_detectable_difference,
+)
+
+__all__ = [
+    "BOOTSTRAP_EVENTS",
+    "BOOTSTRAP_ROWS",
+    "CONSTRUCTION",
+    "GUARDED",
+    "PERCENTILE",
+    "SCORE",
+    "SCORE_EVENTS",
+    "THESE_MODELS",
+    "TWO_SEEDS",
+    "Estimate",
+    "Floats",
+    "Grid",
+    "Interval",
+    "StatisticsError",
+    "baseline_differences",
+    "bootstrap_interval",
+    "compare_with_best",
+    "discrete_win_rate",
+    "guarded_interval",
+    "make_grid",
+    "max_t_interval",
+    "paired_difference",
+    "rank_correlation",
+    "ranked_first",
+    "score_interval",
+    "seeds_difference",
+    "seeds_interval",
+    "simultaneous_intervals",
+    "simultaneous_level",
+    "smallest_detectable_difference",
+    "win_rate",
+    "win_rate_interval",
+]
