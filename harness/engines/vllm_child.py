@@ -81,7 +81,10 @@ class _Sampler:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(2, 1)
         self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
+        self._writer = threading.Thread(target=self._write, daemon=True)
+        self._writer.start()
         self._llm: Any = None
         self._kind: Any = None
         self._cpu = False
@@ -166,6 +169,8 @@ class _Sampler:
         """Let the engine's own processes end first."""
         if self._llm is not None:
             self._llm.llm_engine.engine_core.shutdown()
+        self._outbox.put(None)
+        self._writer.join()
         _end()
 
     def _listen(self) -> None:
@@ -174,12 +179,17 @@ class _Sampler:
         _end()
 
     def _send(self, message: dict[str, Any]) -> None:
-        data = json.dumps(message, separators=(",", ":")).encode()
-        try:
-            self._output.write(len(data).to_bytes(4, "big") + data)
-            self._output.flush()
-        except OSError:
-            _end()
+        self._outbox.put(message)
+
+    def _write(self) -> None:
+        """Write in a thread of its own: a pipe is full before a large answer is in it, and the engine must not wait."""
+        while (message := self._outbox.get()) is not None:
+            data = json.dumps(message, separators=(",", ":")).encode()
+            try:
+                self._output.write(len(data).to_bytes(4, "big") + data)
+                self._output.flush()
+            except OSError:
+                _end()
 
 
 def _pack_head(worker: Any) -> None:

@@ -32,7 +32,7 @@ _ROUND = 1024
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks of adapters that vLLM can be prepared for."""
 
-_AHEAD = 2
+_AHEAD = 4
 """Sequences that wait in an engine, by those that it works on: it never runs dry, and keeps little of what is lost when
 it dies."""
 

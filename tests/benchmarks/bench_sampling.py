@@ -1,9 +1,10 @@
 """Our sampler against plain vLLM `generate`, same requests: `python -m tests.benchmarks.bench_sampling --out OUT`.
 
 Each part runs in a process of its own, one after the other, and is written to OUT when it is done: the same command
-again goes on with the next part. `plain` is what a user would write; `plain_ids` the same without turning tokens into
-text, which is the most that vLLM gives; `ours` is the sample stage as it is: seeds, text, shards, measures, manifest;
-`transformers` (without a GPU) the other engine. Seconds are those of drawing, start-up and warm-up apart.
+again goes on with the next part. `plain` is what a user would write, with a seed for every request as ours has them;
+`plain_unseeded` without; `plain_ids` with seeds, but without turning tokens into text, which is the most that vLLM
+gives; `ours` is the sample stage as it is: text, shards, measures, manifest; `transformers` (without a GPU) the other
+engine. Seconds are those of drawing, start-up and warm-up apart.
 """
 
 import argparse
@@ -96,7 +97,7 @@ def prepare(given: argparse.Namespace) -> None:
         engine["max_num_seqs"] = given.sequences
     sampling = {"temperature": _TEMPERATURE, "max_tokens": given.tokens, "stop_token_ids": list(stops)}
     shared = {"engine": engine, "prompts": encoded, "warm_up": encoded[:_WARM_UP], "samples": given.samples}
-    for part, more in (("plain", {}), ("plain_ids", {"detokenize": False})):
+    for part, more in (("plain", {"seed": 0}), ("plain_unseeded", {}), ("plain_ids", {"seed": 0, "detokenize": False})):
         (given.out / f"{part}.requests.json").write_text(json.dumps({**shared, "sampling": {**sampling, **more}}))
 
 
@@ -163,7 +164,7 @@ def ours(given: argparse.Namespace, part: str, result: Path) -> None:
     result.write_text(json.dumps({"ready": ready, "seconds": seconds, **figures, "megabytes": round(memory)}) + "\n")
 
 
-PARTS = {"plain": plain, "plain_ids": plain, "ours": ours, "transformers": ours}
+PARTS = {"plain": plain, "plain_unseeded": plain, "plain_ids": plain, "ours": ours, "transformers": ours}
 
 
 def settings(given: argparse.Namespace) -> dict[str, Any]:
@@ -239,7 +240,7 @@ def main() -> int:
         PARTS[given.part](given, given.part, given.out / f"{given.part}.new.json")
         return 0
     prepare(given)
-    usual = ["plain", "ours", "plain_ids", *([] if given.gpu else ["transformers"])]
+    usual = ["plain", "ours", "plain_unseeded", "plain_ids", *([] if given.gpu else ["transformers"])]
     parts = given.parts.split(",") if given.parts else usual
     print(f"load before: {os.getloadavg()[0]:.1f}; {settings(given)}", flush=True)
     figures = {part: run(given, part) for part in parts}

@@ -20,7 +20,9 @@ def main(requests: Path, result: Path) -> None:
     ready = time.monotonic()
 
     def draw(prompts: list[list[int]], samples: int) -> tuple[int, int, int]:
-        params = SamplingParams(n=samples, **given["sampling"])
+        # A seed of its own for every request, where the settings have one: the same for all would draw the same.
+        seeds = [{"seed": i} if "seed" in given["sampling"] else {} for i in range(len(prompts))]
+        params = [SamplingParams(n=samples, **{**given["sampling"], **seed}) for seed in seeds]
         outputs = llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
         responses = [sample for output in outputs for sample in output.outputs]
         finished = sum(sample.finish_reason == "stop" for sample in responses)

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,6 +51,7 @@ class _Engine:
             if "once" in os.environ.get("FAKE_VLLM_DIES", ""):
                 deaths.unlink()
             print("the fake engine dies now", file=sys.stderr, flush=True)
+            time.sleep(0.5)  # an engine takes long over a step: what came back before has been told by then
             os.kill(os.getpid(), signal.SIGKILL)
         name, params = self._waiting.pop(0)
         self._out += 1
