@@ -32,6 +32,8 @@ def split(composed: Mapping[str, Any]) -> tuple[Config, RunOptions]:
     read_options = read(RunOptions, options)
     if not re.fullmatch(r"\w[\w.+-]*", read_options.sweep):
         raise ConfigError(f"sweep: {read_options.sweep!r} names a file; expected letters, digits, and any of _ . + -")
+    if read_options.max_nodes < 1:
+        raise ConfigError(f"max_nodes: expected 1 or more, got {read_options.max_nodes}; yes=true allows any number")
     _check_cluster(read_options.cluster)
     return check(read(Config, point)), read_options
 
@@ -65,16 +67,18 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None,
         )
     store = Store(Path(options.store).expanduser())
     plan = make_plan(configs, store)
+    if (store.root / "store.json").exists():
+        store.check()
     if options.dry_run:
-        if (store.root / "store.json").exists():
-            store.check()
         outline = dry_run.outline(plan, store)
         dry_run.show(outline, reporter)
         dry_run.write(outline, plan_dir or Path(), reporter)
         execute.check(plan, plan.found(store))
         return 0
+    counts = dry_run.counts(plan, store)
+    _check_size(counts, options)
     store.prepare()
-    dry_run.show(dry_run.counts(plan, store), reporter)
+    dry_run.show(counts, reporter)
     execute.check(plan, plan.found(store))
     command = shlex.join(["python", "-m", "harness", *sys.argv[1:]])
     recorded = record.write(plan, options.sweep, command, store, options.keep_weights)
@@ -86,6 +90,16 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None,
         reporter.line(line)
     reporter.line(_last_line(options.sweep, plan, summary))
     return 0 if summary.ok else 1
+
+
+def _check_size(counts: dry_run.Outline, options: RunOptions) -> None:
+    """Refuse to begin more than may be meant; a sweep that is larger, but mostly done, goes on."""
+    todo = sum(counts.todo.values())
+    if todo > options.max_nodes and not options.yes:
+        raise ConfigError(
+            f"max_nodes: {todo:,} units of work are to do, more than {options.max_nodes:,}; look at them with "
+            "dry_run=true, then narrow the sweep, or begin them all with yes=true"
+        )
 
 
 def _last_line(sweep: str, plan: Plan, summary: Summary) -> str:

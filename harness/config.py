@@ -276,6 +276,10 @@ class RunOptions:
     """Name under which the points are recorded."""
     dry_run: bool
     """Plan, print and write `plan.json`, but do no work."""
+    max_nodes: int
+    """Units of work that a command may begin unless `yes` is set; what is done or in other hands does not count."""
+    yes: bool
+    """Begin however much work there is to do."""
     wait: bool | None
     """Follow nodes that other commands or jobs are at until they are done; otherwise leave them to those. None: as the
     cluster has it, which is to follow everywhere but on SLURM."""
