@@ -1,6 +1,7 @@
 """What jobs of a SLURM cluster ask for, by stage; never part of a key."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -70,6 +71,8 @@ class SlurmConfig:
     """Jobs and array elements of this store in the queue at most; the rest is left to the same command again."""
     max_requeue: int
     """How often a job that was preempted or reached its time limit is put back into the queue."""
+    probe: bool
+    """Have a first small job see whether such machines see the store and the Python of the jobs, unless it is known."""
     default: ResourcesConfig
     """What every job asks for unless its stage says otherwise."""
     stages: StagesConfig
@@ -83,6 +86,10 @@ class SlurmConfig:
         if stage not in GPU_STAGES and own.gpus is None:
             merged["gpus"] = 0
         return ResourcesConfig(**merged)
+
+    def interpreters(self) -> dict[str, tuple[str, str]]:
+        """What jobs run: by what names it, an interpreter and the code that shows that it can do the work."""
+        return {"the Python of this command": (sys.executable, "import harness.slurm.job")}
 
     def place(self, stage: str, field: str) -> str:
         """Dotted key that decides a field of a stage's resources."""

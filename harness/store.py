@@ -191,7 +191,7 @@ class Store:
 
     def stages(self) -> list[str]:
         """Stages of which the store has anything."""
-        own = {"batches", "content", "work", "sweeps", "logs"}
+        own = {"batches", "content", "probes", "work", "sweeps", "logs"}
         return sorted(e.name for e in os.scandir(self.root) if e.is_dir() and e.name not in own)
 
     def _folders(self, stage: str, key: str) -> list[Path]:

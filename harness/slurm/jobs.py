@@ -64,6 +64,8 @@ class Queue:
     """By batch and element, as far as SLURM still knows them."""
     live: dict[str, Job] = field(default_factory=dict)
     """By key of the node: who is going to do it, or is at it."""
+    others: Mapping[str, Job] = field(default_factory=dict)
+    """Further jobs that were asked for, by name."""
 
     def last(self, key: str) -> tuple[Batch, int] | None:
         """The latest batch and element that hold a node."""
@@ -74,18 +76,20 @@ class Queue:
         return None
 
 
-def look(store: Store, done: Collection[str] = ()) -> Queue:
+def look(store: Store, done: Collection[str] = (), others: Collection[str] = ()) -> Queue:
     """The queue of a store.
 
     Args:
         done: keys that are known to be done.
+        others: names of jobs without a batch to look for, too.
 
     Raises:
         SlurmError: squeue does not answer, so that nobody knows what is alive.
     """
     found = batches.unfinished(store, done)
-    jobs = by_element(found, squeue([batch.job for batch in found]))
-    queue = Queue(batches=found, jobs=jobs)
+    listed = squeue([*(batch.job for batch in found), *others])
+    jobs = by_element(found, listed)
+    queue = Queue(batches=found, jobs=jobs, others={job.name: job for job in listed if job.name in set(others)})
     known = {name for name, _ in jobs}
     for batch in found:
         unknown = batch.name not in known and time.time() - batch.submitted < GRACE
@@ -149,6 +153,19 @@ def sacct(names: Sequence[str], since: float) -> list[Job]:
         return []
     found = [_fields(line, "id", "name", "state", "elapsed", "reason") for line in lines]
     return [Job(**{**given, "reason": f"exit code {given['reason']}"}) for given in found]
+
+
+def ended(job: Job) -> tuple[int | None, str]:
+    """The exit code of a job that has ended, None where it is not known any more, and the machine that it ran on."""
+    try:
+        said = ask(["scontrol", "--oneliner", "show", "job", job.main])
+    except SlurmError:
+        said = ""
+    given = dict(word.partition("=")[::2] for word in said.split())
+    if given.get("JobName") != job.name:
+        return None, ""
+    code, machine = given.get("ExitCode", "").partition(":")[0], given.get("NodeList", "")
+    return (int(code) if code.isdigit() else None), "" if machine == "(null)" else machine
 
 
 def scancel(ids: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ from harness.perform import Ending
 from harness.plan import Node
 from harness.progress import Reporter
 from harness.schedule import Schedule
-from harness.slurm import batches, jobs
+from harness.slurm import batches, jobs, probe
 from harness.slurm.batches import Batch
 from harness.slurm.jobs import Job, Queue, SlurmError
 from harness.slurm.submit import submit
@@ -57,25 +57,41 @@ class _Run:
         """Nodes that this command has submitted or found alive: each is waited for once."""
         self._out: dict[str, Node] = {}
         """Nodes whose inputs are there, and which have come to no end."""
+        self._probes: set[str] = set()
+        """Ids of the jobs that must succeed before what this command has submitted."""
         self._left = False
         """Whether something could not be submitted yet."""
 
     def submit(self) -> Queue:
         """Submit what is neither done nor alive, while no other command does; returns the queue after that."""
         with self.store.lock("submit"):
-            queue = jobs.look(self.store, self.schedule.done)
+            queue = self._look()
             before = dict(queue.live)
             wanted, behind = self._wanted(queue)
+            first = self._probe(wanted, queue)
             room = self.cluster.max_submit - len({job.id for job in queue.live.values()})
             submitted = 0
             for batch, nodes in batches.pack(wanted, self.cluster, self.keep_weights):
                 if (room := room - len(batch.elements)) < 0:
                     break
-                self._submit(batch, nodes, queue)
+                self._submit(batch, nodes, queue, first.get(batch.stage))
                 submitted += len(nodes)
         self._say(before, submitted, len(wanted) - submitted, behind)
         self._seen.update(queue.live)
         self._left = bool(len(wanted) - submitted or behind)
+        return queue
+
+    def _look(self) -> Queue:
+        """The queue, with the probes whose answer is not known.
+
+        Raises:
+            SlurmError: one has failed that this command waits for.
+        """
+        asked = list(probe.every(self.store))
+        queue = jobs.look(self.store, self.schedule.done, [one.job for one in asked])
+        for one in asked:
+            if one.number in self._probes and (said := probe.trouble(self.store, one, queue.others.get(one.job))):
+                raise SlurmError(said)
         return queue
 
     def _wanted(self, queue: Queue) -> tuple[list[Node], int]:
@@ -94,14 +110,24 @@ class _Run:
                 wanted.append(node)
         return wanted, len(behind - set(queue.live))
 
-    def _submit(self, batch: Batch, nodes: Sequence[Node], queue: Queue) -> None:
+    def _submit(self, batch: Batch, nodes: Sequence[Node], queue: Queue, first: str | None) -> None:
         batches.write(batch, nodes, self.store)
         after = {queue.live[p.key].main for node in nodes for p in node.parents if p.key in queue.live}
-        number = submit(batch, self.store, self.cluster, after)
+        number = submit(batch, self.store, self.cluster, after, first)
         queue.live.update(dict.fromkeys(batch.keys, Job(id=number, name=batch.job, state="PENDING")))
         waits = f", after {', '.join(sorted(after, key=int))}" if after else ""
         jobs_ = f" in {len(batch.elements)} jobs" if len(batch.elements) > 1 else ""
         self.reporter.line(f"submitted {batch.job} as job {number}: {len(nodes)} nodes{jobs_}{waits}")
+
+    def _probe(self, wanted: Sequence[Node], queue: Queue) -> dict[str, str]:
+        """By stage the job that has to show first that its machines can do the work, where that is not known."""
+        if not self.cluster.probe:
+            return {}
+        first = probe.needed(self.store, self.cluster, sorted({node.stage for node in wanted}), queue.others)
+        for number in sorted(set(first.values()) - self._probes, key=int):
+            self.reporter.line(f"job {number} looks first whether the machines can do the work; the others wait for it")
+        self._probes.update(first.values())
+        return first
 
     def _say(self, before: Mapping[str, Job], submitted: int, left: int, behind: int) -> None:
         """What was not submitted, and why; only where it is news."""
@@ -129,7 +155,7 @@ class _Run:
                     return
                 pause = _FASTEST if self.schedule.left < left else min(1.5 * pause, _SLOWEST)
                 sleep(pause)
-                queue = self.submit() if self._left else jobs.look(self.store, self.schedule.done)
+                queue = self.submit() if self._left else self._look()
 
     def _alive(self, queue: Queue) -> bool:
         return any(key in queue.live or self.store.owner(key) is not None for key in self.schedule.missing)

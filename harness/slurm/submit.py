@@ -33,18 +33,19 @@ _FIELDS: Mapping[str, str] = {
 """What sbatch complains of, and the field that asked for it; the first that matches counts."""
 
 
-def submit(batch: Batch, store: Store, cluster: SlurmConfig, after: Collection[str]) -> str:
+def submit(batch: Batch, store: Store, cluster: SlurmConfig, after: Collection[str], probe: str | None = None) -> str:
     """Submit a batch that stands in the store; returns the job's id.
 
     Args:
         after: jobs that must have ended, however, before this one begins.
+        probe: a job that must succeed before this one begins, and without whose success this one is cancelled.
 
     Raises:
         ConfigError: sbatch refuses what the job asks for.
         SlurmError: it fails otherwise.
     """
     executor = SlurmExecutor(batches.folder(store, batch.name), max_num_timeout=batch.max_requeue)
-    executor.update_parameters(**parameters(batch, cluster, after))
+    executor.update_parameters(**parameters(batch, cluster, after, probe))
     elements = [Element(str(store.root), batch.name, number) for number in range(len(batch.elements))]
     try:
         with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what it also raises
@@ -54,10 +55,13 @@ def submit(batch: Batch, store: Store, cluster: SlurmConfig, after: Collection[s
     return str(submitted[0].job_id).partition("_")[0]
 
 
-def parameters(batch: Batch, cluster: SlurmConfig, after: Collection[str]) -> dict[str, Any]:
+def parameters(batch: Batch, cluster: SlurmConfig, after: Collection[str], probe: str | None = None) -> dict[str, Any]:
     """What submitit is told of a batch's job."""
     asked = cluster.resources(batch.stage)
     assert asked.time_minutes is not None
+    waits = [f"afterok:{probe}"] if probe else []
+    waits += [f"afterany:{':'.join(sorted(after, key=int))}"] if after else []
+    never = {"kill_on_invalid_dep": "yes"} if probe else {}
     gpus = f"{asked.gpu_type}:{asked.gpus}" if asked.gpu_type else asked.gpus
     given = {
         "job_name": batch.job,
@@ -74,12 +78,12 @@ def parameters(batch: Batch, cluster: SlurmConfig, after: Collection[str]) -> di
         "signal_delay_s": min(_SIGNAL, 15 * asked.time_minutes),
         "array_parallelism": len(batch.elements),
         "setup": list(asked.setup or ()) or None,
-        "dependency": f"afterany:{':'.join(sorted(after))}" if after else None,
+        "dependency": ",".join(waits) or None,
         "stderr_to_stdout": True,
         # Since SLURM 22.05 a step no longer has its job's cores by itself.
         "srun_args": [f"--cpus-per-task={asked.cpus}"],
         # Whatever the cluster does by default: a job that is to end before its time comes again.
-        "additional_parameters": {"requeue": True, **(asked.extra or {})},
+        "additional_parameters": {"requeue": True, **never, **(asked.extra or {})},
     }
     return {name: value for name, value in given.items() if value is not None}
 
@@ -93,6 +97,11 @@ def _refused(batch: Batch, store: Store, cluster: SlurmConfig, said: str) -> Pre
     if found := squeue([batch.job]):
         scancel(sorted({job.main for job in found}))
     batches.withdraw(batch, store)
+    return refusal(cluster, batch.stage, said)
+
+
+def refusal(cluster: SlurmConfig, stage: str, said: str) -> PrefsweepError:
+    """What sbatch's words mean here: the field that asked for what it refuses."""
     said = " ".join(line.removeprefix("sbatch: error: ").strip() for line in said.splitlines() if line.strip())
     if re.search(r"array", said, re.IGNORECASE):
         return ConfigError(f"cluster.max_array: {cluster.max_array} is too large for this cluster; sbatch says: {said}")
@@ -100,6 +109,6 @@ def _refused(batch: Batch, store: Store, cluster: SlurmConfig, said: str) -> Pre
         return SlurmError(f"cluster.max_submit: {cluster.max_submit} is more than you may have; sbatch says: {said}")
     for pattern, field in _FIELDS.items():
         if re.search(pattern, said, re.IGNORECASE):
-            value = getattr(cluster.resources(batch.stage), field)
-            return ConfigError(f"{cluster.place(batch.stage, field)}: {value!r} is refused; sbatch says: {said}")
+            value = getattr(cluster.resources(stage), field)
+            return ConfigError(f"{cluster.place(stage, field)}: {value!r} is refused; sbatch says: {said}")
     return SlurmError(f"sbatch: {said}")

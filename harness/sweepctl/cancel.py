@@ -2,7 +2,7 @@
 
 import argparse
 
-from harness.slurm import jobs
+from harness.slurm import jobs, probe
 from harness.store import StoreError
 from harness.sweepctl.catalogue import Catalogue
 from harness.sweepctl.terminal import Commands, add, count, open_store, say
@@ -26,11 +26,15 @@ def run(options: argparse.Namespace) -> int:
     store = open_store(options)
     catalogue = Catalogue(store)
     wanted = [catalogue.resolve(text) for text in options.keys]
-    live = jobs.look(store).live
+    queue = jobs.look(store, others=[one.job for one in probe.every(store)])
+    live = queue.live
     if strange := [key for key in wanted if key not in live]:
         raise StoreError(f"key: {catalogue.name(strange[0])} is in no job that is alive")
     chosen = {job.id: job for key, job in live.items() if not wanted or key in wanted}
     known = sorted(job for job in chosen if job != "?")
+    first = [job.id for job in queue.others.values() if job.alive]
+    if first and not wanted:
+        jobs.scancel(first)
     if not chosen:
         say("no job is alive")
         return 0

@@ -1,7 +1,7 @@
 """A sweep of synthetic stages as a command on SLURM, and its jobs: `python -m tests.cluster.command STORE CONFIG`.
 
 CONFIG is JSON: `cells`, `seconds` of each of a node's shards, `bad`, the slug of one that fails, `overrides` of the
-configuration, and `wait`.
+configuration, `wait`, and `python`, the interpreter of the jobs.
 """
 
 import json
@@ -22,7 +22,12 @@ from harness.store import Store
 from tests.fakes import install, plan_of, sweep
 from tests.slurm.conftest import cluster
 
-SMALL = ("cluster.default.cpus=1", "cluster.default.mem_gb=0.2", "cluster.default.time_minutes=15")
+SMALL = (
+    "cluster.probe=false",
+    "cluster.default.cpus=1",
+    "cluster.default.mem_gb=0.2",
+    "cluster.default.time_minutes=15",
+)
 
 
 class FakeElement(Element):
@@ -56,6 +61,7 @@ def plan(config: dict[str, Any]) -> Plan:
 def main(root: Path, config: dict[str, Any]) -> int:
     """Do as a command does; returns its exit code."""
     vars(submit)["Element"] = FakeElement
+    sys.executable = config.get("python", sys.executable)
     reporter, store, made = Reporter(Console(stderr=True, width=400)), Store(root).prepare(), plan(config)
     record.write(made, "fake", "the same again", store)
     asked = cluster(*SMALL, *config.get("overrides", ()))

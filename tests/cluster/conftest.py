@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,6 +38,27 @@ class Site:
         """Type the command for a sweep of synthetic stages."""
         arguments = ["-m", "tests.cluster.command", str(self.store.root), json.dumps(config)]
         return start(arguments, self.store.root.parent, self.environment, stderr=subprocess.PIPE)
+
+    def hidden(self, **config: Any) -> tuple[int, str]:
+        """Type it where the store's folder is a file system that only the command sees."""
+        folder = self.store.root.parent
+        shutil.rmtree(self.store.root)
+        arguments = shlex.join(
+            [sys.executable, "-m", "tests.cluster.command", str(self.store.root), json.dumps(config)]
+        )
+        hide = f"mount -t tmpfs none {shlex.quote(str(folder))} && cd {shlex.quote(str(folder))} && exec {arguments}"
+        ended = subprocess.run(
+            ["unshare", "--map-root-user", "--mount", "sh", "-c", hide],
+            cwd=folder,
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        if "unshare:" in ended.stderr or "mount:" in ended.stderr:
+            pytest.skip(f"no file system of a process's own: {ended.stderr.strip()}")
+        return ended.returncode, ended.stderr
 
     def type(self, **config: Any) -> tuple[int, str]:
         """Type it, and wait for its end; returns exit code and output."""

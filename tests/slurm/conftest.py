@@ -28,7 +28,7 @@ echo "sbatch $*" >> "$FAKE_SLURM/calls"
 if [ -e "$FAKE_SLURM/refusal" ]; then cat "$FAKE_SLURM/refusal" >&2; exit 1; fi
 number=$(( $(cat "$FAKE_SLURM/last" 2>/dev/null || echo 0) + 1 ))
 echo $number > "$FAKE_SLURM/last"
-cp "$1" "$FAKE_SLURM/$number.sh"
+cp "${@: -1}" "$FAKE_SLURM/$number.sh"
 echo "Submitted batch job $number"
 """
 
@@ -82,7 +82,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     folder, commands = tmp_path / "slurm", tmp_path / "bin"
     for path in (folder, commands):
         path.mkdir()
-    for name in ("sbatch", "squeue", "srun", "sacct", "scancel"):
+    for name in ("sbatch", "squeue", "srun", "sacct", "scancel", "scontrol"):
         (commands / name).write_text(SBATCH if name == "sbatch" else ANSWERS)
         (commands / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
@@ -93,7 +93,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 
 def cluster(*overrides: str) -> SlurmConfig:
     """The cluster that these overrides compose."""
-    data = composed("cluster=slurm", *overrides)
+    data = composed("cluster=slurm", "cluster.probe=false", *overrides)
     found = read(RunOptions, {name: value for name, value in data.items() if name in OPTIONS}).cluster
     assert isinstance(found, SlurmConfig)
     return found

@@ -142,9 +142,9 @@ def test_what_was_done_since_the_plan_was_made_is_not_submitted(desk: Desk, monk
     plan, look = plan_of(node("model", "a")), jobs.look
     desk.type(plan)
 
-    def too_late(store: Store, done: Collection[str]) -> jobs.Queue:
+    def too_late(store: Store, done: Collection[str], others: Collection[str]) -> jobs.Queue:
         desk.work("model")
-        return look(store, done)
+        return look(store, done, others)
 
     monkeypatch.setattr(jobs, "look", too_late)
     desk.type(plan)
