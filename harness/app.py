@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import dry_run, execute, record
+from harness import dry_run, execute, prefetch, record
 from harness.cluster import SlurmConfig, check_slurm
 from harness.config import ClusterConfig, Config, RunOptions, check, read
 from harness.errors import ConfigError
@@ -74,6 +74,10 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None,
         dry_run.show(outline, reporter)
         dry_run.write(outline, plan_dir or Path(), reporter)
         execute.check(plan, plan.found(store))
+        return 0
+    if options.prefetch:
+        count = prefetch.fetch(plan, plan.found(store), reporter)
+        reporter.line(f"{count} models are in the hub's cache" if count else "nothing that is to do comes from a hub")
         return 0
     counts = dry_run.counts(plan, store)
     _check_size(counts, options)

@@ -71,6 +71,8 @@ class SlurmConfig:
     """Jobs and array elements of this store in the queue at most; the rest is left to the same command again."""
     max_requeue: int
     """How often a job that was preempted or reached its time limit is put back into the queue."""
+    offline: bool
+    """Switch the model hub off in jobs; what they need must be in its cache (`prefetch=true`)."""
     probe: bool
     """Have a first small job see whether such machines see the store and the Python of the jobs, unless it is known."""
     default: ResourcesConfig

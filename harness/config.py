@@ -276,6 +276,8 @@ class RunOptions:
     """Name under which the points are recorded."""
     dry_run: bool
     """Plan, print and write `plan.json`, but do no work."""
+    prefetch: bool
+    """Fetch what comes from a hub into its cache, but do no work."""
     max_nodes: int
     """Units of work that a command may begin unless `yes` is set; what is done or in other hands does not count."""
     yes: bool

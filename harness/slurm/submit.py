@@ -20,6 +20,9 @@ from harness.store import Store
 _SIGNAL = 90
 """Seconds before its time limit at which a job is told; fewer where the limit is a few minutes."""
 
+_OFFLINE = ("export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1",)
+"""In the script, since the libraries look at it once, when they are imported."""
+
 _FIELDS: Mapping[str, str] = {
     r"account": "account",
     r"partition": "partition",
@@ -77,7 +80,7 @@ def parameters(batch: Batch, cluster: SlurmConfig, after: Collection[str], probe
         "ntasks_per_node": 1,
         "signal_delay_s": min(_SIGNAL, 15 * asked.time_minutes),
         "array_parallelism": len(batch.elements),
-        "setup": list(asked.setup or ()) or None,
+        "setup": [*(_OFFLINE if cluster.offline else ()), *(asked.setup or ())] or None,
         "dependency": ",".join(waits) or None,
         "stderr_to_stdout": True,
         # Since SLURM 22.05 a step no longer has its job's cores by itself.

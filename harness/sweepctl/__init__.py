@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from harness.errors import PrefsweepError
 from harness.progress import safe
 
-_COMMANDS = ("status", "why", "logs", "retry", "verify", "gc", "forget", "cancel", "transfer")
+_COMMANDS = ("status", "why", "logs", "retry", "verify", "gc", "forget", "cancel", "prefetch", "transfer")
 """Modules of this package that each register their commands."""
 
 
