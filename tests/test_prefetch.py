@@ -128,7 +128,8 @@ def test_without_it_a_job_says_which_command_to_run(hub: Hub, tmp_path: Path) ->
     ended = python(tmp_path, hub, "-c", ADOPT, *POLICY, HF_HUB_OFFLINE="1")
     assert ended.stdout.startswith(
         f"failed policy.id: 'org/tiny' at revision '{REVISION}' is not in the hub's cache {tmp_path}/hf/hub, and "
-        "cannot be fetched (the hub is switched off here); run the same command with prefetch=true where there is a network"
+        "cannot be fetched (the hub is switched off here); run the same command with prefetch=true where there is a "
+        "network"
     ), ended.stdout + ended.stderr
     assert hub.asked == []
 

@@ -8,7 +8,7 @@ from harness.sweepctl.terminal import Commands, add
 
 _MEANING = (
     "Takes the arguments of `python -m harness`, and is the same as that command with prefetch=true: models go into "
-    "the hub's own cache (HF_HOME), which the jobs must see. With cluster.offline=true they never look at the hub itself."
+    "the hub's own cache (HF_HOME), which the jobs must see. With cluster.offline=true they never ask the hub itself."
 )
 
 
