@@ -21,7 +21,7 @@ from harness.errors import PrefsweepError
 from harness.keys import canonical
 from harness.plan import Node
 from harness.progress import Reporter
-from harness.provenance import cpus, provenance
+from harness.provenance import cpus, hold, provenance
 from harness.stages import Context, Outcome, Stage
 from harness.store import UNUSABLE, Artifact, Manifest, Rows, Store
 
@@ -231,6 +231,7 @@ def prepare_process(threads: int, share: float = 1.0) -> None:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
     os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
     torch.set_num_threads(threads)
+    hold(share)
     if share < 1.0 and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(share)
     if platform.libc_ver()[0] == "glibc":
