@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from harness import memory
 from harness.claims import BusyError, LostClaimError
 from harness.errors import PrefsweepError
 from harness.keys import canonical
@@ -48,8 +50,8 @@ class Ending:
     text: str = ""
     """One line for the user: seconds and row accounting, or the reason."""
     failure: Failure | None = None
-    """What kind of failure: an `error` in code or settings, out of `memory`, a passing `io` trouble, a process that
-    `died`, a `store` that cannot be written."""
+    """What kind of failure: an `error` in code or settings, out of `memory`, `io` trouble that passes or is the
+    machine's own, a process that `died`, a `store` that cannot be written."""
     log: Path | None = None
     """Where a failure's whole story stands."""
 
@@ -64,9 +66,10 @@ def perform(node: Node, store: Store, reporter: Reporter, label: str, threads: i
     except _DeferredError as error:
         return Ending(how="deferred", text=str(error))
     except Exception as error:  # one node's failure must not end the others' work; it is logged and reported
-        return Ending(
-            how="failed", text=_first_line(error), failure=_kind(error, store), log=log_failure(store, node, error)
-        )
+        kind, text = _kind(error, store), _first_line(error)
+        if kind in ("io", "store"):  # that of this machine, it may be
+            text = f"{text} (on {machine()})"
+        return Ending(how="failed", text=text, failure=kind, log=log_failure(store, node, error))
     note = "equal to one that is done" if how == "aliased" else f"{time.monotonic() - started:.1f} s"
     return Ending(how=how, text=f"{note}{_accounting(artifact)}")
 
@@ -121,13 +124,21 @@ def _compute(
         work=work,
         reporter=reporter,
         label=label,
+        parts=memory.parts(work),
     )
     started, clock = time.time(), time.monotonic()
-    outcome = _stage(node.stage).run(context, node.spec)
+    try:
+        outcome = _stage(node.stage).run(context, node.spec)
+    except Exception as error:
+        if any(map(_out_of_memory, _chain(error))):
+            memory.note(work)
+        raise
+    memory.forget(work)
     made = {
         **provenance(),
         "threads": threads,
         "attempt": attempt,
+        **({"batch_parts": context.parts} if context.parts > 1 else {}),
         "started": started,
         "seconds": time.monotonic() - clock,
     }
@@ -180,8 +191,10 @@ def _accounting(artifact: Artifact) -> str:
 def _kind(error: BaseException, store: Store) -> Failure:
     """What kind of failure an exception is; a library may have wrapped what the system said."""
     chain = list(_chain(error))
-    if any(_full(e) for e in chain) or not _writable(store):
+    if not _takes(store.root / "work"):
         return "store"
+    if any(_full(e) for e in chain):
+        return "io" if _of_the_machine(chain, store) else "store"
     if any(_out_of_memory(e) for e in chain):
         return "memory"
     if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
@@ -205,8 +218,22 @@ def _out_of_memory(error: BaseException) -> bool:
     return said or any(text in str(error).lower() for text in _MEMORY)
 
 
-def _writable(store: Store) -> bool:
-    probe = store.root / "work" / f"probe.{os.getpid()}.partial"
+def _of_the_machine(chain: list[BaseException], store: Store) -> bool:
+    """Whether it is not the store that is full, but a disk of this machine."""
+    said = [e.filename for e in chain if isinstance(e, OSError) and _full(e) and isinstance(e.filename, str)]
+    if said:
+        return not any(Path(name).absolute().is_relative_to(store.root) for name in said)
+    return not _takes(Path(tempfile.gettempdir()))
+
+
+def machine() -> str:
+    """This machine's name, on a cluster as that knows it."""
+    return os.environ.get("SLURMD_NODENAME") or platform.node()
+
+
+def _takes(folder: Path) -> bool:
+    """Whether a folder can be written to."""
+    probe = folder / f"probe.{os.getpid()}.partial"
     try:
         probe.write_bytes(bytes(_PROBE))
     except OSError as error:

@@ -13,7 +13,7 @@ from time import monotonic, sleep
 from rich.console import Console
 from submitit.helpers import DelayedSubmission
 
-from harness.perform import Ending, free_memory, log_failure, perform, prepare_process
+from harness.perform import Ending, free_memory, log_failure, machine, perform, prepare_process
 from harness.plan import Node, Plan
 from harness.progress import Reporter
 from harness.retention import Retention
@@ -153,7 +153,8 @@ class _Work:
                 yield key, {"how": "missing", "text": "an input is not there", "failure": None, "log": None}
             else:
                 log = str(ending.log) if ending.log else None
-                yield key, {"how": ending.how, "text": ending.text, "failure": ending.failure, "log": log}
+                where = machine() if ending.failure == "io" else None
+                yield key, {"how": ending.how, "text": ending.text, "failure": ending.failure, "log": log, "on": where}
 
 
 def empty_because(node: Node, store: Store) -> str:

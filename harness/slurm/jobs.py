@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from harness.errors import PrefsweepError
 from harness.slurm import batches
@@ -69,11 +70,21 @@ class Queue:
 
     def last(self, key: str) -> tuple[Batch, int] | None:
         """The latest batch and element that hold a node."""
-        for batch in reversed(self.batches):
-            for number, element in enumerate(batch.elements):
-                if key in element:
-                    return batch, number
-        return None
+        place = self.place(key)
+        return (self.batches[place[0]], place[1]) if place is not None else None
+
+    def place(self, key: str) -> tuple[int, int] | None:
+        """The same, with the batch's place among all."""
+        return self._places.get(key)
+
+    @cached_property
+    def _places(self) -> Mapping[str, tuple[int, int]]:
+        return {
+            key: (place, number)
+            for place, batch in enumerate(self.batches)
+            for number, element in enumerate(batch.elements)
+            for key in element
+        }
 
 
 def look(store: Store, done: Collection[str] = (), others: Collection[str] = ()) -> Queue:

@@ -113,11 +113,18 @@ class _Run:
     def _submit(self, batch: Batch, nodes: Sequence[Node], queue: Queue, first: str | None) -> None:
         batches.write(batch, nodes, self.store)
         after = {queue.live[p.key].main for node in nodes for p in node.parents if p.key in queue.live}
-        number = submit(batch, self.store, self.cluster, after, first)
+        number = submit(batch, self.store, self.cluster, after, first, self._avoided(nodes, queue))
         queue.live.update(dict.fromkeys(batch.keys, Job(id=number, name=batch.job, state="PENDING")))
         waits = f", after {', '.join(sorted(after, key=int))}" if after else ""
         jobs_ = f" in {len(batch.elements)} jobs" if len(batch.elements) > 1 else ""
         self.reporter.line(f"submitted {batch.job} as job {number}: {len(nodes)} nodes{jobs_}{waits}")
+
+    def _avoided(self, nodes: Sequence[Node], queue: Queue) -> set[str]:
+        """Machines on which any of the nodes has last met trouble with a disk."""
+        places = {place for node in nodes if (place := queue.place(node.key)) is not None}
+        said = [batches.read_endings(self.store, queue.batches[batch], element) for batch, element in places]
+        keys = {node.key for node in nodes}
+        return {one["on"] for endings in said for key, one in endings.items() if key in keys and one.get("on")}
 
     def _probe(self, wanted: Sequence[Node], queue: Queue) -> dict[str, str]:
         """By stage the job that has to show first that its machines can do the work, where that is not known."""
@@ -197,4 +204,8 @@ def how_it_ended(store: Store, node: Node, batch: Batch, element: int, queue: Qu
         return Ending(how="busy", text=f"{said['text']}; left to the same command again")
     job = queue.jobs.get((batch.name, element))
     text = f"job {job.id} ended as {job.state}" if job is not None else f"job {batch.job} ended, and SLURM forgot how"
-    return Ending(how="failed", text=text, failure="died", log=batches.output(store, batch, element))
+    log = batches.output(store, batch, element)
+    if job is not None and job.state == "OUT_OF_MEMORY":
+        more = f"{text}; cluster.stages.{batch.stage}.mem_gb asks for more"
+        return Ending(how="failed", text=more, failure="memory", log=log)
+    return Ending(how="failed", text=text, failure="died", log=log)

@@ -36,26 +36,49 @@ _FIELDS: Mapping[str, str] = {
 """What sbatch complains of, and the field that asked for it; the first that matches counts."""
 
 
-def submit(batch: Batch, store: Store, cluster: SlurmConfig, after: Collection[str], probe: str | None = None) -> str:
+def submit(
+    batch: Batch,
+    store: Store,
+    cluster: SlurmConfig,
+    after: Collection[str],
+    probe: str | None = None,
+    avoided: Collection[str] = (),
+) -> str:
     """Submit a batch that stands in the store; returns the job's id.
 
     Args:
         after: jobs that must have ended, however, before this one begins.
         probe: a job that must succeed before this one begins, and without whose success this one is cancelled.
+        avoided: machines that it should not run on; where that leaves none, on any.
 
     Raises:
         ConfigError: sbatch refuses what the job asks for.
         SlurmError: it fails otherwise.
     """
-    executor = SlurmExecutor(batches.folder(store, batch.name), max_num_timeout=batch.max_requeue)
-    executor.update_parameters(**parameters(batch, cluster, after, probe))
-    elements = [Element(str(store.root), batch.name, number) for number in range(len(batch.elements))]
+    asked = parameters(batch, cluster, after, probe)
     try:
-        with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what it also raises
-            submitted = [executor.submit(element) for element in elements]
+        if avoided:
+            with contextlib.suppress(FailedJobError, FailedSubmissionError):
+                return _submit(batch, store, _without(asked, avoided))
+        return _submit(batch, store, asked)
     except (FailedJobError, FailedSubmissionError) as error:
         raise _refused(batch, store, cluster, str(error)) from None
+
+
+def _submit(batch: Batch, store: Store, asked: Mapping[str, Any]) -> str:
+    executor = SlurmExecutor(batches.folder(store, batch.name), max_num_timeout=batch.max_requeue)
+    executor.update_parameters(**asked)
+    elements = [Element(str(store.root), batch.name, number) for number in range(len(batch.elements))]
+    with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what it also raises
+        submitted = [executor.submit(element) for element in elements]
     return str(submitted[0].job_id).partition("_")[0]
+
+
+def _without(asked: Mapping[str, Any], avoided: Collection[str]) -> dict[str, Any]:
+    """The same, on none of these machines nor of those that the user leaves out."""
+    flags = asked["additional_parameters"]
+    left_out = [*([str(flags["exclude"])] if "exclude" in flags else []), *sorted(avoided)]
+    return {**asked, "additional_parameters": {**flags, "exclude": ",".join(left_out)}}
 
 
 def parameters(batch: Batch, cluster: SlurmConfig, after: Collection[str], probe: str | None = None) -> dict[str, Any]:

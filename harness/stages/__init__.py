@@ -27,6 +27,8 @@ class Context:
     reporter: Reporter
     label: str
     """Short name of the node for progress."""
+    parts: int = 1
+    """In how many parts a batch is to be done, since it did not fit into memory; see `harness.memory`."""
 
     def input(self, name: str) -> Artifact:
         """The only input of that name."""

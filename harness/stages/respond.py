@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import chat, tables
+from harness import chat, memory, tables
 from harness.stages import Context, Outcome, imported
 from harness.store import Artifact, Rows
 
@@ -55,7 +55,7 @@ def run(context: Context, spec: Spec | imported.RespondSpec) -> Outcome:
             path, batch = folder / f"{number:05d}.parquet", fitting[start : start + spec.batch_size]
             if not path.exists():
                 requests = [generation.Request(i, encoded[i], (spec.seed, i, 0)) for i in batch]
-                responses = generation.generate(model, stops, requests, 1, decoding) if batch else []
+                responses = generation.generate(model, stops, requests, 1, decoding, context.parts) if batch else []
                 kls = _divergence(
                     context, spec, model, tokenizer, [(encoded[r.request_id], r.token_ids) for r in responses]
                 )
@@ -84,7 +84,9 @@ def _divergence(
     if answering.manifest.stage == "imported" and not _same_tokens((model, tokenizer), (reference, policys)):
         return [None] * len(answers)
     longest = max(len(p) + len(r) for p, r in answers)
-    kls = logprobs.response_kls(model, reference, answers, longest * _KL_ROWS, lambda _: None)
+    kls = logprobs.response_kls(
+        model, reference, answers, longest * memory.smaller(_KL_ROWS, context.parts), lambda _: None
+    )
     return [float(kl) for kl in kls]
 
 

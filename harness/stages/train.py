@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness import tables
+from harness import memory, tables
 from harness.config import LoraConfig, LossConfig
 from harness.keys import ADDED, digest
 from harness.stages import Context, Outcome
@@ -54,7 +54,7 @@ def run(context: Context, spec: Spec) -> Outcome:
     history = training.train(
         context.input("policy").model_path,
         rows,
-        spec,
+        memory.smaller_training(spec, context.parts),
         context.work,
         save_steps=context.params["save_steps"],
         reporter=context.reporter,

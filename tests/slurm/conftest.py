@@ -26,6 +26,9 @@ from tests.fakes import FakeStage, plan_of
 SBATCH = """#!/bin/bash
 echo "sbatch $*" >> "$FAKE_SLURM/calls"
 if [ -e "$FAKE_SLURM/refusal" ]; then cat "$FAKE_SLURM/refusal" >&2; exit 1; fi
+if [ -e "$FAKE_SLURM/sbatch --exclude.error" ] && grep -q -- --exclude "${@: -1}"; then
+  cat "$FAKE_SLURM/sbatch --exclude.error" >&2; exit 1
+fi
 number=$(( $(cat "$FAKE_SLURM/last" 2>/dev/null || echo 0) + 1 ))
 echo $number > "$FAKE_SLURM/last"
 cp "${@: -1}" "$FAKE_SLURM/$number.sh"

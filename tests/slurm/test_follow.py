@@ -65,7 +65,8 @@ def test_a_job_that_said_nothing_failed_as_slurm_says(desk: Desk, then: Callable
     only = node("sample", "only")
     then(lambda: ended(desk, sample=state))
     summary = desk.type(plan_of(only), wait=True)
-    assert summary.failed[only.key].text == f"job 7_0 ended as {state}"
+    assert summary.failed[only.key].text.startswith(f"job 7_0 ended as {state}")
+    assert summary.failed[only.key].failure == ("memory" if state == "OUT_OF_MEMORY" else "died")
 
 
 def test_what_was_in_other_hands_is_left_to_the_next_command(desk: Desk, then: Callable[..., None]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.schedule import ATTEMPTS
 from harness.slurm import batches, job
 from harness.slurm.job import Element, Exit
 from harness.stages import Context, Outcome
@@ -31,7 +32,7 @@ def test_a_failure_ends_the_job_with_a_code_after_the_other_nodes(desk: Desk) ->
     others = [node("sample", f"{i}") for i in range(3)]
     desk.type(plan_of(bad, *others))
     assert desk.work("sample") == [Exit.FAILED]
-    assert journal(desk.store)["node bad"] == 2  # as everywhere: with fresh memory once more
+    assert journal(desk.store)["node bad"] == ATTEMPTS["memory"]  # as everywhere
     assert set(endings(desk, "sample").values()) == {"failed", "computed"}
     assert all(desk.store.find("sample", one.key) for one in others)
     assert list((desk.store.root / "logs").glob(f"sample-{bad.key}.log"))

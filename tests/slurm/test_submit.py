@@ -182,6 +182,30 @@ def test_nodes_in_the_hands_of_a_process_are_left_to_it(desk: Desk) -> None:
     assert "in the hands of other commands, or behind those: 2 nodes" in desk.said()
 
 
+def test_a_machine_with_a_bad_disk_is_avoided_by_the_next_command(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "n17")
+    bad, good = node("sample", "bad", {"do": "io"}), node("score", "free")
+    desk.cluster = cluster("+cluster.default.extra.exclude=n3")
+    desk.type(plan_of(bad, good))
+    assert desk.slurm.option(1, "exclude") == "n3"
+    assert desk.work("sample") == [1]
+    desk.age(jobs.GRACE + 1)
+    desk.type(plan_of(bad, good))
+    assert [desk.slurm.option(n, "exclude") for n in (3, 4)] == ["n3,n17", "n3"]
+
+
+def test_where_no_other_machine_is_left_a_bad_one_will_do(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "n17")
+    bad = node("sample", "bad", {"do": "io"})
+    desk.type(plan_of(bad))
+    desk.work("sample")
+    desk.age(jobs.GRACE + 1)
+    desk.slurm.refuse("sbatch --exclude", "sbatch: error: Requested node configuration is not available")
+    desk.type(plan_of(bad))
+    assert desk.slurm.option(2, "exclude") is None
+    assert "submitted" in desk.said()
+
+
 def test_squeue_is_asked_once_and_not_at_all_where_all_is_done(desk: Desk) -> None:
     plan = plan_of(*sweep(2))
     desk.type(plan)
