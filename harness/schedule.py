@@ -85,6 +85,11 @@ class Schedule:
         return list(self._missing)
 
     @property
+    def possible(self) -> set[str]:
+        """Nodes that have come to no end yet, and need nothing that has failed."""
+        return set(self._missing) - {child for key in self.summary.failed for child in self._behind(key)}
+
+    @property
     def done(self) -> set[str]:
         """Nodes that are there."""
         return {*self.summary.done, *self.summary.computed, *self.summary.aliased}

@@ -9,13 +9,14 @@ import pickle
 import secrets
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.cluster import SlurmConfig
 from harness.config import KeepWeights
 from harness.plan import STAGES, Node
+from harness.stages.pairs import why_empty
 from harness.store import Store, StoreError, write_json
 
 T = TypeVar("T")
@@ -38,6 +39,8 @@ class Batch:
     gpus: int
     max_requeue: int
     keep_weights: KeepWeights
+    rows: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By key, the preference rows without which a node will never exist."""
 
     @property
     def job(self) -> str:
@@ -92,14 +95,29 @@ def read_nodes(store: Store, batch: Batch, element: int) -> list[Node]:
 
 
 def unfinished(store: Store, done: Collection[str] = ()) -> list[Batch]:
-    """Batches of which something is not done, the oldest first.
+    """Batches of which something is to do, the oldest first.
 
     Args:
         done: keys that are known to be done, which spares looking them up.
     """
     every = [read(store, path.stem) for path in (store.root / "batches").glob("*.json")]
-    open_ = [b for b in every if any(k not in done and store.find(b.stage, k) is None for k in b.keys)]
-    return sorted(open_, key=lambda batch: batch.submitted)
+    return sorted((b for b in every if not is_over(b, store, done)), key=lambda batch: batch.submitted)
+
+
+def is_over(batch: Batch, store: Store, done: Collection[str] = ()) -> bool:
+    """Whether there is nothing left for a batch's jobs to do: every node is done, or of a cell without rows."""
+    empty: dict[str, bool] = {}
+
+    def has_no_rows(key: str) -> bool:
+        if key not in empty:
+            found = store.find("pairs", key)
+            empty[key] = found is not None and bool(why_empty(found))
+        return empty[key]
+
+    return all(
+        key in done or store.find(batch.stage, key) is not None or any(map(has_no_rows, batch.rows.get(key, ())))
+        for key in batch.keys
+    )
 
 
 def write_endings(store: Store, batch: Batch, element: int, endings: Mapping[str, Mapping[str, Any]]) -> None:
@@ -132,6 +150,7 @@ def pack(
         nodes: parents before children.
     """
     places = {node.key: place for place, node in enumerate(nodes)}
+    rows: dict[str, list[str]] = {}
     groups: dict[tuple[int, int], list[Node]] = {}
     for key, rank in _ranks(nodes).items():
         node = nodes[places[key]]
@@ -151,8 +170,18 @@ def pack(
                 gpus=asked.gpus or 0,
                 max_requeue=cluster.max_requeue,
                 keep_weights=keep_weights,
+                rows={node.key: above for element in chosen for node in element if (above := _rows_above(node, rows))},
             )
             yield batch, [node for element in chosen for node in element]
+
+
+def _rows_above(node: Node, known: dict[str, list[str]]) -> list[str]:
+    """Keys of the rows that a node's training, or any that it stands on, needs."""
+    if node.key not in known:
+        own = node.inputs.get("pairs", ()) if node.stage == "train" else ()
+        above = [key for parent in node.parents for key in _rows_above(parent, known)]
+        known[node.key] = list(dict.fromkeys([*(parent.key for parent in own), *above]))
+    return known[node.key]
 
 
 def _ranks(nodes: Sequence[Node]) -> dict[str, int]:

@@ -19,13 +19,14 @@ from harness.progress import Reporter
 from harness.retention import Retention
 from harness.schedule import ATTEMPTS
 from harness.slurm import batches
+from harness.slurm.equal import name_equal
 from harness.slurm.jobs import SlurmError, ask
 from harness.stages.pairs import why_empty
 from harness.store import Store
 
 PATIENCE = 240.0
 """Seconds for which a job waits, once all else is done, for nodes in other hands: an owner that was killed counts as
-dead by then, and one that trains equal rows may be done. What takes longer is left to the next command."""
+dead by then. What takes longer is left to the next command."""
 
 _POLL = 2.0
 
@@ -87,10 +88,13 @@ class _Work:
         prepare_process(self.batch.threads)
         signal.signal(signal.SIGTERM, self._told_to_end)
         waiting = [node for node in self.nodes if not self._bring(node)]
+        if len(waiting) < len(self.nodes):  # the others took their time
+            waiting = [node for node in waiting if not self._bring(node)]
+        waiting = [node for node in waiting if self._is_busy(node)]
         deadline = monotonic() + PATIENCE
         while waiting and monotonic() < deadline:
             sleep(_POLL)
-            waiting = [node for node in waiting if not self._bring(node)]
+            waiting = [node for node in waiting if not self._bring(node) and self._is_busy(node)]
         hows = {ending.how if ending is not None else "missing" for ending in self.endings.values()}
         return Exit.FAILED if "failed" in hows else Exit.MISSING if "missing" in hows else 0
 
@@ -119,7 +123,7 @@ class _Work:
         """Do a node, as often as its failures may be tried again; says whether it came to an end."""
         if reason := empty_because(node, self.store):
             return self._end(node, Ending(how="done", text=f"empty ({reason})"))
-        if any(self.store.find(parent.stage, parent.key) is None for parent in node.parents):
+        if not all(map(self._is_there, node.parents)):
             return self._end(node, None)
         for attempt in range(1, max(ATTEMPTS.values()) + 1):
             self.at = node
@@ -133,6 +137,19 @@ class _Work:
         for line in self.retention.after(node):
             self.reporter.line(line)
         return ending.how not in ("busy", "deferred")
+
+    def _is_there(self, parent: Node) -> bool:
+        """Whether an input is done, if only by being equal to something that is."""
+        if self.store.find(parent.stage, parent.key) is not None:
+            return True
+        label = f"{parent.stage} {parent.slug}"
+        ending = name_equal(parent, self.store, self.reporter, label, self.batch.threads)
+        return ending is not None and self.store.find(parent.stage, parent.key) is not None
+
+    def _is_busy(self, node: Node) -> bool:
+        """Whether somebody else is at the node itself, rather than at one of equal content: that may take hours."""
+        ending = self.endings[node.key]
+        return ending is not None and ending.how == "busy"
 
     def _label(self, node: Node) -> str:
         return f"[{self.nodes.index(node) + 1}/{len(self.nodes)}] {node.stage} {node.slug}"

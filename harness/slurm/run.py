@@ -13,6 +13,7 @@ from harness.progress import Reporter
 from harness.schedule import Schedule
 from harness.slurm import batches, jobs, probe
 from harness.slurm.batches import Batch
+from harness.slurm.equal import name_equal
 from harness.slurm.jobs import Job, Queue, SlurmError
 from harness.slurm.submit import submit
 from harness.store import Store
@@ -59,6 +60,8 @@ class _Run:
         """Nodes whose inputs are there, and which have come to no end."""
         self._probes: set[str] = set()
         """Ids of the jobs that must succeed before what this command has submitted."""
+        self._last_left = schedule.left + 1
+        """Nodes that had come to no end when something was last submitted once more."""
         self._left = False
         """Whether something could not be submitted yet."""
 
@@ -66,6 +69,7 @@ class _Run:
         """Submit what is neither done nor alive, while no other command does; returns the queue after that."""
         with self.store.lock("submit"):
             queue = self._look()
+            self._name_equal(queue)
             before = dict(queue.live)
             wanted, behind = self._wanted(queue)
             first = self._probe(wanted, queue)
@@ -88,7 +92,9 @@ class _Run:
             SlurmError: one has failed that this command waits for.
         """
         asked = list(probe.every(self.store))
-        queue = jobs.look(self.store, self.schedule.done, [one.job for one in asked])
+        queue = jobs.look(
+            self.store, self.schedule.done | self.schedule.summary.empty.keys(), [one.job for one in asked]
+        )
         for one in asked:
             if one.number in self._probes and (said := probe.trouble(self.store, one, queue.others.get(one.job))):
                 raise SlurmError(said)
@@ -150,6 +156,32 @@ class _Run:
         if not submitted:
             self.reporter.line("nothing to submit")
 
+    def _name_equal(self, queue: Queue) -> None:
+        """What is equal to something done is done, too, without a job; that may bring more within reach."""
+        self._take()
+        for node in list(self._out.values()):
+            if node.key in queue.live or self.store.owner(node.key) is not None:
+                continue
+            label = self.schedule.label(node)
+            if (ending := name_equal(node, self.store, self.reporter, label, 1)) is not None and ending.how != "busy":
+                self._enter(node, ending)
+        if self._take():
+            self._name_equal(queue)
+
+    def _take(self) -> bool:
+        """Take what has come within reach; says whether anything has."""
+        before = len(self._out)
+        while node := self.schedule.take():
+            self._out[node.key] = node
+        return len(self._out) > before
+
+    def _enter(self, node: Node, ending: Ending) -> None:
+        del self._out[node.key]
+        self.schedule.settle(node, ending, final=True)
+        said = f"FAILED: {ending.text}" if ending.how == "failed" else ending.text
+        for line in (f"{self.schedule.label(node)}: {said}", *self.schedule.news()):
+            self.reporter.line(line)
+
     def follow(self, queue: Queue) -> None:
         """Follow the jobs, submitting what there was no room for, until nothing is alive."""
         pause = _FASTEST
@@ -159,7 +191,11 @@ class _Run:
                 self._settle(queue)
                 overall.advance(left - self.schedule.left)
                 if not self._alive(queue):
-                    return
+                    if not self._again(queue):
+                        self._settle(queue, final=True)
+                        return
+                    queue = self.submit()
+                    continue
                 pause = _FASTEST if self.schedule.left < left else min(1.5 * pause, _SLOWEST)
                 sleep(pause)
                 queue = self.submit() if self._left else self._look()
@@ -167,20 +203,29 @@ class _Run:
     def _alive(self, queue: Queue) -> bool:
         return any(key in queue.live or self.store.owner(key) is not None for key in self.schedule.missing)
 
-    def _settle(self, queue: Queue) -> None:
-        """Enter what has come to an end; that may bring nodes within reach which have ended, too."""
+    def _again(self, queue: Queue) -> bool:
+        """Whether to submit once more what its job had to leave and can be done now; as long as that gets on."""
+        left = [key for key in self._out if key in self._seen and key not in queue.live]
+        if not left or self.schedule.left >= self._last_left:
+            return False
+        self._last_left = self.schedule.left
+        self._seen -= self.schedule.possible
+        return True
+
+    def _settle(self, queue: Queue, *, final: bool = False) -> None:
+        """Enter what has come to an end; that may bring nodes within reach which have ended, too.
+
+        Args:
+            final: what a job had to leave will not be submitted again.
+        """
         self.store.forget()
-        while node := self.schedule.take():
-            self._out[node.key] = node
+        self._take()
         ended = [(node, ending) for node in self._out.values() if (ending := self._ending(node, queue)) is not None]
+        ended = [(node, ending) for node, ending in ended if final or ending.how != "busy"]
         for node, ending in ended:
-            del self._out[node.key]
-            self.schedule.settle(node, ending, final=True)
-            said = f"FAILED: {ending.text}" if ending.how == "failed" else ending.text
-            for line in (f"{self.schedule.label(node)}: {said}", *self.schedule.news()):
-                self.reporter.line(line)
+            self._enter(node, ending)
         if ended:
-            self._settle(queue)
+            self._settle(queue, final=final)
 
     def _ending(self, node: Node, queue: Queue) -> Ending | None:
         """How a node ended; None where it has not, or was not submitted yet."""

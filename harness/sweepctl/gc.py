@@ -204,7 +204,7 @@ def _are_done(private: Path, view: View) -> bool:
     if not private.with_suffix(".json").exists():
         return True
     batch = batches.read(view.catalogue.store, private.name)
-    return all(view.catalogue.store.find(batch.stage, key) is not None for key in batch.keys)
+    return batches.is_over(batch, view.catalogue.store)
 
 
 def _leftovers(root: Path) -> Iterator[Item]:

@@ -69,7 +69,7 @@ def test_a_job_that_said_nothing_failed_as_slurm_says(desk: Desk, then: Callable
     assert summary.failed[only.key].failure == ("memory" if state == "OUT_OF_MEMORY" else "died")
 
 
-def test_what_was_in_other_hands_is_left_to_the_next_command(desk: Desk, then: Callable[..., None]) -> None:
+def test_what_was_in_other_hands_is_submitted_once_more_and_then_left(desk: Desk, then: Callable[..., None]) -> None:
     only = node("sample", "only")
 
     def happens() -> None:
@@ -77,10 +77,14 @@ def test_what_was_in_other_hands_is_left_to_the_next_command(desk: Desk, then: C
             desk.work("sample")
         ended(desk, sample="COMPLETED")
 
-    then(happens)
+    then(happens, happens)
     summary = desk.type(plan_of(only), wait=True)
     assert summary.alive == [only.key]
     assert not summary.ok
+    assert len(desk.slurm.calls("sbatch")) == 2
+    desk.age(1000.0)
+    then(happens, lambda: desk.work("sample"))
+    assert desk.type(plan_of(only), wait=True).ok
 
 
 def test_what_there_was_no_room_for_is_submitted_as_soon_as_there_is(desk: Desk, then: Callable[..., None]) -> None:
