@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from harness import claims
 from harness.cluster import SlurmConfig
 from harness.config import KeepWeights
 from harness.plan import STAGES, Node
@@ -67,6 +68,12 @@ def write(batch: Batch, nodes: Sequence[Node], store: Store) -> None:
     with (private / "nodes.pickle").open("wb") as file:
         pickle.dump({node.key: node for node in nodes}, file)
     write_json(private.with_suffix(".json"), asdict(batch))
+
+
+def age(store: Store, batch: Batch) -> float:
+    """Seconds since a batch was written, by the clock of the file system: those of two login nodes may differ."""
+    path = folder(store, batch.name).with_suffix(".json")
+    return claims.now(path.parent) - path.stat().st_mtime
 
 
 def withdraw(batch: Batch, store: Store) -> None:

@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -140,6 +141,7 @@ class Desk:
             older = replace(batch, submitted=batch.submitted - seconds)
             path.unlink()
             write_json(path, asdict(older))
+            os.utime(path, (time.time() - seconds,) * 2)
 
     def work(self, *stages: str) -> list[int]:
         """Do the latest jobs of stages, in this process; returns their exit codes."""
