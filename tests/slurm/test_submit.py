@@ -1,5 +1,6 @@
 """What a command submits: batches, arrays, dependencies, and nothing twice."""
 
+import json
 import sys
 from collections.abc import Collection
 from itertools import chain
@@ -8,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ConfigError
-from harness.slurm import jobs
+from harness.slurm import jobs, probe
 from harness.slurm.jobs import SlurmError
 from harness.store import Store
 from tests.fakes import node, plan_of, sweep
 from tests.slurm.conftest import Desk, cluster
 
-GOLDEN = Path(__file__).with_name("golden.sh")
+GOLDEN = Path(__file__).with_name("golden")
 
 
 def test_one_array_for_each_stage_which_waits_for_those_with_its_inputs(desk: Desk) -> None:
@@ -38,20 +39,78 @@ def test_one_array_for_each_stage_which_waits_for_those_with_its_inputs(desk: De
     assert "sweepctl status" in desk.said()
 
 
+def script(desk: Desk, number: int) -> str:
+    """A job's script without what differs from run to run."""
+    text = desk.slurm.script(number)
+    for batch in desk.batches():
+        text = text.replace(batch.name, f"{batch.stage}-NAME")
+    for path in (desk.store.root / "probes").glob("*.json"):
+        text = text.replace(path.stem, "SIGNATURE").replace(json.loads(path.read_text())["nonce"], "NONCE")
+    return text.replace(str(desk.store.root), "STORE").replace(sys.executable, "PYTHON").strip()
+
+
+def golden(name: str) -> str:
+    return (GOLDEN / f"{name}.sh").read_text().strip()
+
+
 def test_the_script_of_an_array(desk: Desk) -> None:
     desk.cluster = cluster(
         "cluster.default.account=lab",
         "cluster.default.gpu_type=a100",
+        "cluster.default.qos=high",
+        'cluster.default.constraint="a100|h100"',
         "cluster.stages.train.partition=gpu",
+        "cluster.stages.train.gpus=8",
         "cluster.stages.train.mem_gb=64",
         "cluster.stages.train.time_minutes=600",
-        "cluster.stages.train.setup=[module load cuda]",
+        'cluster.stages.train.setup=[module load cuda,"export NCCL_DEBUG=WARN"]',
         "+cluster.default.extra.reservation=mine",
+        "+cluster.stages.train.extra.exclusive=true",
+        '+cluster.stages.train.extra.mail_user="me@lab.org"',
     )
     desk.type(plan_of(*sweep(3)))
-    name = desk.batch("train").name
-    found = desk.slurm.script(4).replace(name, "NAME").replace(str(desk.store.root), "STORE")
-    assert found.replace(sys.executable, "PYTHON").strip() == GOLDEN.read_text().strip()
+    assert script(desk, 4) == golden("array")
+
+
+def test_the_script_of_a_single_job_without_a_gpu(desk: Desk) -> None:
+    """A short one is told of its end earlier than usual; what is not asked for is left to the cluster."""
+    desk.cluster = cluster(
+        "cluster.offline=true",
+        "cluster.default.mem_gb=null",
+        "cluster.stages.judge.time_minutes=4",
+        "cluster.stages.judge.cpus=2",
+    )
+    desk.type(plan_of(*sweep(1)))
+    assert script(desk, 6) == golden("single")
+
+
+def test_an_array_of_as_many_elements_as_a_cluster_takes(desk: Desk) -> None:
+    desk.cluster = cluster("cluster.max_array=2")
+    desk.type(plan_of(*sweep(5)))
+    assert [desk.slurm.option(n, "array") for n in (4, 5, 6)] == ["0-1%2", "0-1%2", None]
+    assert desk.slurm.option(7, "dependency") == "afterany:4:5:6"
+    assert "srun" in desk.slurm.script(6)
+
+
+def test_the_script_of_the_first_job_and_of_one_that_waits_for_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.slurm.probe.WAIT", 0.0)
+    desk.cluster = cluster(
+        "cluster.probe=true",
+        "cluster.default.partition=gpu",
+        "cluster.default.setup=[module load cuda]",
+        "+cluster.default.extra.reservation=mine",
+        "+cluster.default.extra.exclusive=true",
+    )
+    desk.type(plan_of(*sweep(1)))
+    assert script(desk, 1) == golden("probe")
+    (asked,) = (probe.read(desk.store, path.stem) for path in (desk.store.root / "probes").glob("*.json"))
+    assert asked is not None
+    flags = desk.slurm.calls("sbatch")[0].replace(asked.nonce, "NONCE")
+    assert flags.partition(" --mem")[0] == (
+        "--job-name=prefsweep-probe-NONCE --output=/dev/null --partition=gpu --nodes=1 --ntasks=1 --cpus-per-task=1"
+    )
+    assert flags.partition(" --mem")[2].startswith("=1G --time=5 --reservation=mine /")
+    assert script(desk, 3) == golden("behind")
 
 
 def test_only_stages_with_a_language_model_ask_for_a_gpu(desk: Desk) -> None:
