@@ -60,7 +60,7 @@ _MEANING: Mapping[int, str] = {
     84: "cannot run the Python that jobs need",
 }
 
-_ELSEWHERE = ("reservation", "nodelist", "exclude", "clusters", "comment", "wckey")
+_ELSEWHERE = ("reservation", "nodelist", "exclude", "comment", "wckey")
 """Further flags of sbatch that say where a job runs, or without which none may."""
 
 
