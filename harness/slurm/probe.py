@@ -148,7 +148,7 @@ def trouble(store: Store, probe: Probe, job: Job | None) -> str:
     code, machine = jobs.ended(job)
     if code == 0:  # its answer is on the way
         return ""
-    if code in _MEANING:
+    if code is not None and code in _MEANING:
         return f"{_head(probe, machine)} {_MEANING[code].format(root=store.root)}"
     return (
         f"{_head(probe, machine)} gave no answer (job {job.id} ended as {job.state}, exit code {code}); the same "

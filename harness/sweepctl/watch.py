@@ -15,11 +15,17 @@ from harness.sweepctl.terminal import say
 class Look(Protocol):
     """How things stood at one moment."""
 
-    lines: Sequence[str]
-    alive: bool
-    """Whether anything is still to come by itself."""
-    code: int
-    """Exit code of a command that ends with this."""
+    @property
+    def lines(self) -> Sequence[str]:
+        """What to show."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether anything is still to come by itself."""
+
+    @property
+    def code(self) -> int:
+        """Exit code of a command that ends with this."""
 
 
 def watch(look: Callable[[], Look], seconds: float, console: Console | None = None) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ConfigError
-from harness.slurm import probe
+from harness.slurm import jobs, probe
 from harness.slurm.jobs import SlurmError
 from harness.store import write_json
 from harness.sweepctl import main
@@ -114,7 +114,7 @@ def test_an_exit_code_says_what_the_store_cannot(
     assert main(["status", "--store", str(probed.store.root)]) == 0
     one = the_probe(probed)
     assert probe.trouble(probed.store, one, None) == ""
-    said = probe.trouble(probed.store, one, next(iter(probe.jobs.squeue([one.job]))))
+    said = probe.trouble(probed.store, one, next(iter(jobs.squeue([one.job]))))
     assert expected.format(store=probed.store.root) in said
 
 

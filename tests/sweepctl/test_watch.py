@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from harness.sweepctl import watch as watching
 from harness.sweepctl.watch import watch
 from tests.sweepctl.conftest import Desk
 
@@ -36,7 +35,7 @@ class Course:
 @pytest.fixture
 def course(monkeypatch: pytest.MonkeyPatch) -> Course:
     course = Course([Moment(["1 done"]), Moment(["1 done"]), Moment(["2 done", "\x1b[2J"], alive=False, code=1)])
-    monkeypatch.setattr(watching.time, "sleep", course.pauses.append)
+    monkeypatch.setattr("harness.sweepctl.watch.time.sleep", course.pauses.append)
     return course
 
 
@@ -60,7 +59,12 @@ def test_a_terminal_is_written_over_until_nothing_is_alive(course: Course) -> No
 def test_what_is_running_is_watched_until_it_ends(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.record()
     with desk.held("sample") as holder:
-        monkeypatch.setattr(watching.time, "sleep", lambda _: (holder.kill(), holder.wait()))
+
+        def end(_: float) -> None:
+            holder.kill()
+            holder.wait()
+
+        monkeypatch.setattr("harness.sweepctl.watch.time.sleep", end)
         result = desk.ctl("status", "both", "--watch", "5")
     assert result.code == 0
     assert result.out.count("both: 2 points") == 2
