@@ -103,7 +103,7 @@ def look(store: Store, done: Collection[str] = (), others: Collection[str] = ())
     queue = Queue(batches=found, jobs=jobs, others={job.name: job for job in listed if job.name in set(others)})
     known = {name for name, _ in jobs}
     for batch in found:
-        unknown = batch.name not in known and batches.age(store, batch) < GRACE
+        unknown = batch.name not in known and abs(batches.age(store, batch)) < GRACE
         for number, element in enumerate(batch.elements):
             job = jobs.get((batch.name, number))
             if unknown:
