@@ -26,12 +26,11 @@ class Cost:
 
 
 def of(provenance: Mapping[str, Any]) -> Cost:
-    """What making one artifact took; without a word of GPUs it is taken to have held one, unless on a CPU."""
-    seconds = float(provenance.get("seconds", 0.0))
+    """What making one artifact took; without a word of GPUs each process is taken to have held one, unless on a CPU."""
+    seconds, processes = float(provenance.get("seconds", 0.0)), int(provenance.get("processes", 1))
     gpus = provenance.get("gpus", 0 if str(provenance.get("device", "cpu")).startswith("cpu") else 1)
-    return Cost(
-        seconds=seconds, gpu_seconds=seconds * float(gpus), core_seconds=seconds * int(provenance.get("threads", 1))
-    )
+    each = seconds * processes
+    return Cost(seconds=seconds, gpu_seconds=each * float(gpus), core_seconds=each * int(provenance.get("threads", 1)))
 
 
 def total(costs: Iterable[Cost], share: float = 1.0) -> Cost:

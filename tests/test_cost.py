@@ -14,6 +14,7 @@ from harness.cost import Cost
         ({"device": "NVIDIA H100", "gpus": 8}, 8.0),
         ({"device": "NVIDIA H100", "gpus": 0.25}, 0.25),
         ({"device": "NVIDIA H100"}, 1.0),
+        ({"device": "NVIDIA H100", "gpus": 1.0, "processes": 4, "threads": 1}, 4.0),
         ({"device": "cpu (x86_64)"}, 0.0),
         ({}, 0.0),
     ],
