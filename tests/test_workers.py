@@ -1,6 +1,5 @@
 """Workers with stages that write tiny shards: shared work, deaths, interrupts, and what is shown meanwhile."""
 
-import errno
 import io
 import os
 import re
@@ -366,33 +365,10 @@ def wrapped(inner: BaseException) -> BaseException:
         (wrapped(OSError(122, "Disk quota exceeded")), "store"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "store"),
         (PermissionError(13, "Permission denied", "/somebody/elses/model"), "io"),
-        (OSError(28, "No space left on device", "/tmp/of/this/machine"), "io"),  # noqa: S108 - only a name
-        (OSError(30, "Read-only file system", "/local/cache"), "io"),
     ],
 )
 def test_failures_are_told_apart(store: Store, error: BaseException, kind: str) -> None:
     assert _kind(error, store) == kind
-
-
-def test_a_full_disk_is_the_stores_where_the_file_is(store: Store) -> None:
-    assert _kind(OSError(28, "No space left on device", str(store.root / "work" / "x")), store) == "store"
-
-
-def test_a_full_disk_without_a_name_is_the_machines_where_that_takes_no_more(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.gettempdir", lambda: "/dev/null")
-    monkeypatch.setattr("harness.perform.UNUSABLE", frozenset({errno.ENOTDIR}))
-    assert _kind(RuntimeError("I/O error: No space left on device (os error 28)"), store) == "io"
-
-
-def test_trouble_with_a_disk_names_the_machine(
-    store: Store, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SLURMD_NODENAME", "n17")
-    bad = node("sample", "bad", {"do": "io"})
-    summary = local(plan_of(bad), store, reporter)
-    assert summary.failed[bad.key].text == "[Errno 5] Input/output error (on n17)"
 
 
 def test_any_failure_in_a_store_that_cannot_be_written_is_the_stores(
