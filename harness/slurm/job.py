@@ -3,16 +3,21 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
+from types import FrameType
+from typing import Any
 
 from rich.console import Console
+from submitit.core.job_environment import JobEnvironment
 from submitit.helpers import DelayedSubmission
 
+from harness.errors import PrefsweepError
 from harness.perform import Ending, free_memory, log_failure, perform, prepare_process
 from harness.plan import Node, Plan
 from harness.progress import Reporter
@@ -51,7 +56,11 @@ class Element:
 
     def __call__(self) -> None:
         """Do the work; a code other than 0 ends the process."""
-        if code := _Work(Path(self.store), self.batch, self.number).run():
+        try:
+            code = _Work(Path(self.store), self.batch, self.number).run()
+        except PrefsweepError as error:
+            sys.exit(f"error: {error}")  # code 1
+        if code:
             sys.exit(code)
 
     def checkpoint(self) -> DelayedSubmission:
@@ -86,6 +95,8 @@ class _Work:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # where SLURM does not hide those of other jobs
         prepare_process(self.batch.threads)
         signal.signal(signal.SIGTERM, self._told_to_end)
+        if callable(requeue := signal.getsignal(JobEnvironment._usr_sig())):
+            signal.signal(JobEnvironment._usr_sig(), partial(self._told_to_come_again, requeue))
         waiting = [node for node in self.nodes if not self._bring(node)]
         deadline = monotonic() + PATIENCE
         while waiting and monotonic() < deadline:
@@ -100,9 +111,17 @@ class _Work:
         A job that is to be preempted hears the same; SLURM puts it back only if it does not end by itself.
         """
         with suppress(SlurmError):
-            states = ask(["squeue", "--noheader", f"--jobs={os.environ.get('SLURM_JOB_ID', '')}", "--format=%T"])
+            states = ask(["squeue", "--noheader", f"--jobs={_own_id()}", "--format=%T"])
             if not self.interrupted and states.split() != ["RUNNING"]:
                 sys.exit(128 + signal.SIGTERM)
+
+    def _told_to_come_again(self, requeue: Callable[[int, FrameType | None], Any], *given: Any) -> None:
+        """Have submitit put the job back; where SLURM does not answer, that is no failure of the node in hand."""
+        try:
+            requeue(*given)
+        except Exception as error:  # the job goes on, and SLURM puts back those that it preempts
+            self.interrupted = False
+            self.reporter.line(f"could not be put back into the queue: {error}")
 
     def interrupt(self) -> None:
         """End the process for good if it has been ended too often."""
@@ -154,6 +173,12 @@ class _Work:
             else:
                 log = str(ending.log) if ending.log else None
                 yield key, {"how": ending.how, "text": ending.text, "failure": ending.failure, "log": log}
+
+
+def _own_id() -> str:
+    """This job's id; the raw id of one of an array's elements is the array's, and would stand for all of them."""
+    array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_JOB_ID", "")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
 
 
 def empty_because(node: Node, store: Store) -> str:
