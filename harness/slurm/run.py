@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 
 from harness.cluster import SlurmConfig
 from harness.config import KeepWeights
@@ -13,12 +13,15 @@ from harness.progress import Reporter
 from harness.schedule import Schedule
 from harness.slurm import batches, jobs
 from harness.slurm.batches import Batch
-from harness.slurm.jobs import Job, Queue, SlurmError
+from harness.slurm.jobs import Job, NoAnswerError, Queue, SlurmError
 from harness.slurm.submit import submit
 from harness.store import Store
 
 _FASTEST, _SLOWEST = 2.0, 30.0
 """Seconds between two looks at the queue: the longer a command follows, the fewer."""
+
+_SILENCE = 1800.0
+"""Seconds for which a command that follows its jobs bears with a SLURM that does not answer."""
 
 
 def run_on_slurm(
@@ -59,6 +62,8 @@ class _Run:
         """Nodes whose inputs are there, and which have come to no end."""
         self._left = False
         """Whether something could not be submitted yet."""
+        self._silent_since: float | None = None
+        """When SLURM ceased to answer, by this process's clock; None while it does."""
 
     def submit(self) -> Queue:
         """Submit what is neither done nor alive, while no other command does; returns the queue after that."""
@@ -129,7 +134,21 @@ class _Run:
                     return
                 pause = _FASTEST if self.schedule.left < left else min(1.5 * pause, _SLOWEST)
                 sleep(pause)
-                queue = self.submit() if self._left else jobs.look(self.store, self.schedule.done)
+                queue = self._look_again(queue)
+
+    def _look_again(self, queue: Queue) -> Queue:
+        """The queue by now, after submitting what there was no room for; as it was last, where SLURM is silent."""
+        try:
+            found = self.submit() if self._left else jobs.look(self.store, self.schedule.done)
+        except NoAnswerError as error:
+            if self._silent_since is None:
+                self._silent_since = monotonic()
+                self.reporter.line(f"SLURM does not answer, and is asked again: {error}")
+            if monotonic() - self._silent_since > _SILENCE:
+                raise
+            return queue
+        self._silent_since = None
+        return found
 
     def _alive(self, queue: Queue) -> bool:
         return any(key in queue.live or self.store.owner(key) is not None for key in self.schedule.missing)

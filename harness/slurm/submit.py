@@ -2,8 +2,9 @@
 
 import contextlib
 import io
+import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from submitit import SlurmExecutor
@@ -33,6 +34,19 @@ _FIELDS: Mapping[str, str] = {
 """What sbatch complains of, and the field that asked for it; the first that matches counts."""
 
 
+_ALWAYS = tuple(
+    f"SBATCH_{name}" for name in ("ARRAY_INX", "OUTPUT", "ERROR", "OPEN_MODE", "NO_REQUEUE", "SIGNAL", "WAIT")
+)
+"""Variables with which sbatch would not do what every job is submitted for."""
+
+_IRREGULAR: Mapping[str, Sequence[str]] = {
+    "time": ("SBATCH_TIMELIMIT",),
+    "mem": ("SBATCH_MEM_PER_NODE", "SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_GPU"),
+    "gpus_per_node": ("SBATCH_GPUS", "SBATCH_GPUS_PER_TASK"),
+}
+"""Variables that are not called after the flag."""
+
+
 def submit(batch: Batch, store: Store, cluster: SlurmConfig, after: Collection[str]) -> str:
     """Submit a batch that stands in the store; returns the job's id.
 
@@ -43,11 +57,13 @@ def submit(batch: Batch, store: Store, cluster: SlurmConfig, after: Collection[s
         ConfigError: sbatch refuses what the job asks for.
         SlurmError: it fails otherwise.
     """
+    given = parameters(batch, cluster, after)
     executor = SlurmExecutor(batches.folder(store, batch.name), max_num_timeout=batch.max_requeue)
-    executor.update_parameters(**parameters(batch, cluster, after))
+    executor.update_parameters(**given)
     elements = [Element(str(store.root), batch.name, number) for number in range(len(batch.elements))]
     try:
-        with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what it also raises
+        # submitit prints what it also raises.
+        with _without(_overriding(given)), contextlib.redirect_stderr(io.StringIO()), executor.batch():
             submitted = [executor.submit(element) for element in elements]
     except (FailedJobError, FailedSubmissionError) as error:
         raise _refused(batch, store, cluster, str(error)) from None
@@ -82,6 +98,23 @@ def parameters(batch: Batch, cluster: SlurmConfig, after: Collection[str]) -> di
         "additional_parameters": {"requeue": True, **(asked.extra or {})},
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _overriding(given: Mapping[str, Any]) -> set[str]:
+    """Variables of the environment that would override what a job is submitted with; others add to it."""
+    flags = {*given, *given["additional_parameters"]}
+    named = {f"SBATCH_{flag.replace('-', '_').upper()}" for flag in flags}
+    return {*named, *_ALWAYS, *(name for flag in flags for name in _IRREGULAR.get(flag, ()))}
+
+
+@contextlib.contextmanager
+def _without(names: Collection[str]) -> Iterator[None]:
+    """Let this process have no such variables for a while."""
+    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _refused(batch: Batch, store: Store, cluster: SlurmConfig, said: str) -> PrefsweepError:

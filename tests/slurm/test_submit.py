@@ -1,5 +1,6 @@
 """What a command submits: batches, arrays, dependencies, and nothing twice."""
 
+import os
 import sys
 from collections.abc import Collection
 from itertools import chain
@@ -102,6 +103,18 @@ def test_no_more_is_submitted_than_may_be_in_the_queue(desk: Desk) -> None:
     desk.type(plan_of(*sweep(4)))
     assert [b.stage for b in desk.batches()] == ["model", "sample", "pairs"]
     assert "cluster.max_submit=4: 12 nodes are left for later" in desk.said()
+
+
+def test_the_environment_overrides_nothing_that_was_asked_for(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sbatch prefers its variables to the script's flags; a job of another name would not be found again."""
+    sbatch = Path(os.environ["PATH"].partition(os.pathsep)[0]) / "sbatch"
+    sbatch.write_text(sbatch.read_text().replace("\n", '\nenv | grep ^SBATCH_ >> "$FAKE_SLURM/variables"\n', 1))
+    for name in ("JOB_NAME", "TIMELIMIT", "PARTITION", "NO_REQUEUE", "ACCOUNT"):
+        monkeypatch.setenv(f"SBATCH_{name}", "mine")
+    desk.cluster = cluster("cluster.default.partition=gpu")
+    desk.type(plan_of(node("model", "a")))
+    assert (desk.slurm.folder / "variables").read_text() == "SBATCH_ACCOUNT=mine\n"
+    assert os.environ["SBATCH_JOB_NAME"] == "mine"
 
 
 # Again.

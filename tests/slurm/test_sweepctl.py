@@ -109,7 +109,7 @@ def test_cancel_ends_all_jobs_or_those_of_a_node(desk: Desk, plan: Plan, capsys:
     assert desk.slurm.calls("scancel") == ["4_1"]
     assert "cancelled 1 job with 1 node" in capsys.readouterr().out
     assert ctl(desk, "cancel") == 0
-    assert desk.slurm.calls("scancel")[1].split() == ["2", "3", "4_0", "4_1", "4_2", "5", "6"]
+    assert desk.slurm.calls("scancel")[1].split() == ["2", "3", "4", "5", "6"]
     assert "cancelled 7 jobs with 16 nodes" in capsys.readouterr().out
 
 
