@@ -70,8 +70,8 @@ class Site:
 def conf() -> Iterator[Path]:
     if reason := boot.missing():
         pytest.skip(reason)
-    with boot.booted() as conf:
-        yield conf
+    with boot.booted() as cluster:
+        yield cluster.conf
 
 
 @pytest.fixture
