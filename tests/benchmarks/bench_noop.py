@@ -27,10 +27,10 @@ TARGET = 10.0
 """Seconds at most."""
 
 
-def points(count: int, store: Path) -> Iterator[dict[str, Any]]:
+def points(count: int, store: Path, cluster: str) -> Iterator[dict[str, Any]]:
     """All pairs at four sample sizes, for as many seeds as it takes."""
     grid = [(pair, n) for n in (8, 16, 32, 64) for pair in PAIRS]
-    base = composed("pair=max_min", f"store={store}", "sweep=bench")
+    base = composed("pair=max_min", f"store={store}", "sweep=bench", f"cluster={cluster}")
     for number in range(count):
         (chosen, rejected), n = grid[number % len(grid)]
         seed = {"train": {**base["train"], "seed": number // len(grid)}}
@@ -54,11 +54,12 @@ def main() -> int:
     """Print the time of the command, and of its parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=500)
+    parser.add_argument("--cluster", choices=("debug", "local", "slurm"), default="local")
     parser.add_argument("--profile", action="store_true", help="print where the time went")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         store = Store(Path(name) / "store").prepare()
-        asked = list(points(given.cells, store.root))
+        asked = list(points(given.cells, store.root, given.cluster))
         plan = make_plan([app.split(one)[0] for one in asked])
         artifacts: dict[str, Artifact] = {}
         started = time.monotonic()

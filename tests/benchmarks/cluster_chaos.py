@@ -49,7 +49,16 @@ _DOWN = (0.5, 3.0, 20.0)
 """Seconds for which a slurmd is down; after 10 SLURM gives its jobs up. A machine that falls over is longer away: what
 is missing from one that comes back at once SLURM learns only minutes later."""
 
-_OVERRIDES = ("cluster.default.partition=low", "cluster.stages.sample.nodes_per_job=1", "cluster.max_requeue=100")
+_OVERRIDES = (
+    "cluster.default.partition=low",
+    "cluster.stages.sample.nodes_per_job=1",
+    "cluster.stages.pairs.nodes_per_job=4",
+    "cluster.stages.judge.nodes_per_job=4",
+    "cluster.max_requeue=100",
+)
+
+_NOTICE = 25.0
+"""Seconds after its start from which SLURM believes that a job is missing where its slurmd says so."""
 
 
 @dataclass
@@ -110,12 +119,14 @@ class Chaos:
         begun = time.monotonic()
         self._type(wait=False)
         while time.monotonic() < begun + seconds and not self._done():
-            name = self._draw.choice(list(_EVENTS))
-            if _EVENTS[name](self):
+            (name,) = self._draw.choices(list(_EVENTS), [weight for weight, _ in _EVENTS.values()])
+            if _EVENTS[name][1](self):
                 self.tally.events[name] += 1
             self._start_again(time.monotonic())
             time.sleep(self._draw.uniform(0.5, 4.0))
         self._start_again()
+        time.sleep(_NOTICE)
+        self._restart_slurmds()
         for command in self._commands:
             command.wait(_TIMEOUT)
         self._finish()
@@ -227,6 +238,12 @@ class Chaos:
             del self._down[node]
             self.cluster.launch(node)
 
+    def _restart_slurmds(self) -> None:
+        """Have every slurmd say which jobs it has; else SLURM asks every few minutes."""
+        for node in sorted(name for name in self.cluster.daemons if name.startswith("n")):
+            self.cluster.end(node, signal.SIGTERM)
+            self.cluster.launch(node)
+
     # What is there in the end.
 
     def _judge(self) -> None:
@@ -285,21 +302,22 @@ class Chaos:
             time.sleep(0.5)
 
 
-_EVENTS: Mapping[str, Callable[[Chaos], bool]] = {
-    "cancel an element": lambda chaos: chaos.cancel(whole=False),
-    "cancel an array": lambda chaos: chaos.cancel(whole=True),
-    "kill a process": Chaos.kill,
-    "preempt": Chaos.preempt,
-    "stop a slurmd": lambda chaos: chaos.stop_slurmd(partial(chaos.cluster.end, number=signal.SIGTERM), *_DOWN),
-    "kill a slurmd": lambda chaos: chaos.stop_slurmd(partial(chaos.cluster.end, number=signal.SIGKILL), *_DOWN),
-    "crash a machine": lambda chaos: chaos.stop_slurmd(chaos.cluster.crash, max(_DOWN)),
-    "restart slurmctld": lambda chaos: chaos.restart_slurmctld(signal.SIGTERM),
-    "kill slurmctld": lambda chaos: chaos.restart_slurmctld(signal.SIGKILL),
-    "type again": Chaos.type_again,
-    "type twice at once": Chaos.type_twice,
-    "interrupt the command": lambda chaos: chaos.interrupt(signal.SIGINT),
-    "kill the command": lambda chaos: chaos.interrupt(signal.SIGKILL),
+_EVENTS: Mapping[str, tuple[int, Callable[[Chaos], bool]]] = {
+    "cancel an element": (3, lambda chaos: chaos.cancel(whole=False)),
+    "cancel an array": (1, lambda chaos: chaos.cancel(whole=True)),
+    "kill a process": (4, Chaos.kill),
+    "preempt": (3, Chaos.preempt),
+    "stop a slurmd": (1, lambda chaos: chaos.stop_slurmd(partial(chaos.cluster.end, number=signal.SIGTERM), *_DOWN)),
+    "kill a slurmd": (1, lambda chaos: chaos.stop_slurmd(partial(chaos.cluster.end, number=signal.SIGKILL), *_DOWN)),
+    "crash a machine": (1, lambda chaos: chaos.stop_slurmd(chaos.cluster.crash, max(_DOWN))),
+    "restart slurmctld": (1, lambda chaos: chaos.restart_slurmctld(signal.SIGTERM)),
+    "kill slurmctld": (1, lambda chaos: chaos.restart_slurmctld(signal.SIGKILL)),
+    "type again": (2, Chaos.type_again),
+    "type twice at once": (2, Chaos.type_twice),
+    "interrupt the command": (2, lambda chaos: chaos.interrupt(signal.SIGINT)),
+    "kill the command": (2, lambda chaos: chaos.interrupt(signal.SIGKILL)),
 }
+"""What can happen, and how often relative to the others."""
 
 
 def digests(plan: Plan, store: Store) -> dict[str, str]:

@@ -84,11 +84,11 @@ def test_what_was_in_other_hands_is_left_to_the_next_command(desk: Desk, then: C
 
 
 def test_a_slurm_that_falls_silent_is_asked_again(desk: Desk, then: Callable[..., None]) -> None:
-    then(
-        lambda: desk.slurm.refuse("squeue", "Unable to contact slurm controller"),
-        lambda: None,
-        lambda: (desk.slurm.refuse("squeue", ""), desk.work("sample")),
-    )
+    def come_back() -> None:
+        desk.slurm.refuse("squeue", "")
+        desk.work("sample")
+
+    then(lambda: desk.slurm.refuse("squeue", "Unable to contact slurm controller"), lambda: None, come_back)
     assert desk.type(plan_of(node("sample", "only")), wait=True).ok
     assert desk.said().count("Unable to contact slurm controller") == 1
 
