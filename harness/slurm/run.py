@@ -1,12 +1,14 @@
 """A plan on SLURM: submit what is neither done nor alive, and follow it where that is asked for."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import monotonic, sleep
 
 from harness.cluster import SlurmConfig
 from harness.config import KeepWeights
+from harness.errors import ConfigError
 from harness.perform import Ending
 from harness.plan import Node
 from harness.progress import Reporter
@@ -20,6 +22,9 @@ from harness.store import Store
 _FASTEST, _SLOWEST = 2.0, 30.0
 """Seconds between two looks at the queue: the longer a command follows, the fewer."""
 
+_REPLACED = re.compile(r"[\\\n\r]|%\d*[A-Za-z%]")
+"""What sbatch replaces in the name of an output file, and what keeps it from doing so."""
+
 _SILENCE = 1800.0
 """Seconds for which a command that follows its jobs bears with a SLURM that does not answer."""
 
@@ -31,12 +36,17 @@ def run_on_slurm(
 
     Raises:
         SlurmError: there is no SLURM here, this is a job itself, or SLURM does not answer.
-        ConfigError: sbatch refuses what a stage asks for.
+        ConfigError: sbatch refuses what a stage asks for, or SLURM would change the store's path.
     """
     if "SLURM_JOB_ID" in os.environ:
         raise SlurmError(
             f"cluster=slurm: this is job {os.environ['SLURM_JOB_ID']} itself, and jobs submit no jobs; type the "
             "command on a login node, or choose cluster=local here"
+        )
+    if found := _REPLACED.search(str(schedule.store.root)):
+        raise ConfigError(
+            f"store: {str(schedule.store.root)!r} has {found[0]!r} in it, which SLURM takes for something else in the "
+            "names of a job's files; choose another path"
         )
     jobs.require()
     run = _Run(schedule, reporter, cluster, keep_weights)

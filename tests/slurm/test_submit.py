@@ -209,6 +209,20 @@ def test_squeue_is_asked_once_and_not_at_all_where_all_is_done(desk: Desk) -> No
 # Bad input.
 
 
+@pytest.mark.parametrize("name", ["at_%j", "100%4a", "back\\slash", "two\nlines"])
+def test_a_path_that_slurm_would_change_is_refused(desk: Desk, tmp_path: Path, name: str) -> None:
+    desk.store = Store(tmp_path / name / "store").prepare()
+    with pytest.raises(ConfigError, match=r"^store: .* SLURM takes for something else"):
+        desk.type(plan_of(node("model", "a")))
+    assert desk.slurm.calls("sbatch") == []
+
+
+def test_a_path_with_spaces_and_quotes_is_none_of_these(desk: Desk, tmp_path: Path) -> None:
+    desk.store = Store(tmp_path / "a b's 100%" / "store").prepare()
+    desk.type(plan_of(node("model", "a")))
+    assert desk.work("model") == [0]
+
+
 def test_without_slurm_the_command_says_so(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(SlurmError, match=r"^cluster=slurm: there is no sbatch and no squeue and no srun on the path"):
