@@ -32,6 +32,10 @@ PATIENCE = 240.0
 """Seconds for which a job waits, once all else is done, for nodes in other hands: an owner that was killed counts as
 dead by then, and one that trains equal rows may be done. What takes longer is left to the next command."""
 
+LATE = 60.0
+"""Seconds for which an input that is not there is looked for: a network file system may show only then what another
+machine has published. Not where what makes it has failed."""
+
 _POLL = 2.0
 
 
@@ -87,6 +91,8 @@ class _Work:
         self.endings: dict[str, Ending | None] = {}
         self.at: Node | None = None
         self.interrupted = False
+        self.late = 0.0
+        """Until when an input that is not there may still show itself."""
         _WORK.append(self)
 
     def run(self) -> int:
@@ -97,6 +103,7 @@ class _Work:
         signal.signal(signal.SIGTERM, self._told_to_end)
         if callable(requeue := signal.getsignal(JobEnvironment._usr_sig())):
             signal.signal(JobEnvironment._usr_sig(), partial(self._told_to_come_again, requeue))
+        self.late = monotonic() + LATE
         waiting = [node for node in self.nodes if not self._bring(node)]
         deadline = monotonic() + PATIENCE
         while waiting and monotonic() < deadline:
@@ -138,8 +145,9 @@ class _Work:
         """Do a node, as often as its failures may be tried again; says whether it came to an end."""
         if reason := empty_because(node, self.store):
             return self._end(node, Ending(how="done", text=f"empty ({reason})"))
-        if any(self.store.find(parent.stage, parent.key) is None for parent in node.parents):
-            return self._end(node, None)
+        if absent := [parent for parent in node.parents if self.store.find(parent.stage, parent.key) is None]:
+            self._end(node, None)
+            return monotonic() >= self.late or any(failed(parent, self.store) for parent in absent)
         for attempt in range(1, max(ATTEMPTS.values()) + 1):
             self.at = node
             ending = perform(node, self.store, self.reporter, self._label(node), self.batch.threads, attempt)
@@ -159,7 +167,7 @@ class _Work:
     def _end(self, node: Node, ending: Ending | None) -> bool:
         """Say and keep how a node ended; None: an input is not there."""
         text = "an input is not there" if ending is None else ending.text
-        if self.endings.get(node.key) != ending or ending is None:
+        if node.key not in self.endings or self.endings[node.key] != ending:
             failed = "FAILED: " if ending is not None and ending.how == "failed" else ""
             self.reporter.line(f"{self._label(node)}: {failed}{text}")
         self.endings[node.key] = ending
@@ -173,6 +181,13 @@ class _Work:
             else:
                 log = str(ending.log) if ending.log else None
                 yield key, {"how": ending.how, "text": ending.text, "failure": ending.failure, "log": log}
+
+
+def failed(node: Node, store: Store) -> bool:
+    """Whether a node that is not there has failed, or something that it needs has."""
+    if (store.root / "logs" / f"{node.stage}-{node.key}.log").exists():
+        return True
+    return any(failed(parent, store) for parent in node.parents if store.find(parent.stage, parent.key) is None)
 
 
 def _own_id() -> str:

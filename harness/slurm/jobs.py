@@ -152,9 +152,10 @@ def squeue(names: Sequence[str]) -> list[Job]:
     Raises:
         SlurmError: it does not answer.
     """
+    # Where SLURM_CLUSTERS is set, each cluster's name stands above its jobs.
     command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%j|%T|%M|%r"]
     lines = _ask_for(names, command)
-    return [Job(**_fields(line, "id", "name", "state", "elapsed", "reason")) for line in lines if line.strip()]
+    return [Job(**_fields(line, "id", "name", "state", "elapsed", "reason")) for line in lines if "|" in line]
 
 
 def sacct(names: Sequence[str], since: float) -> list[Job]:
@@ -167,7 +168,7 @@ def sacct(names: Sequence[str], since: float) -> list[Job]:
         lines = _ask_for(names, ["sacct", *options, "--format=JobID,JobName,State,Elapsed,ExitCode"])
     except SlurmError:
         return []
-    found = [_fields(line, "id", "name", "state", "elapsed", "reason") for line in lines]
+    found = [_fields(line, "id", "name", "state", "elapsed", "reason") for line in lines if "|" in line]
     return [Job(**{**given, "reason": f"exit code {given['reason']}"}) for given in found]
 
 

@@ -39,7 +39,7 @@ class FakeElement(Element):
 
     def __call__(self) -> None:
         install()
-        vars(job).update(prepare_process=lambda *_: None, PATIENCE=self.patience)
+        vars(job).update(prepare_process=lambda *_: None, PATIENCE=self.patience, LATE=min(job.LATE, self.patience))
         _note_ends(Path(self.store).parent / "journal")
         super().__call__()
 

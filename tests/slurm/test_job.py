@@ -50,6 +50,28 @@ def test_what_needs_a_failed_node_ends_with_a_code_of_its_own_and_no_log(desk: D
     assert [path.name for path in (desk.store.root / "logs").iterdir()] == [f"sample-{bad.key}.log"]
 
 
+def test_an_input_that_shows_itself_late_is_waited_for(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a network file system, which remembers for a while what was not there."""
+    first = node("sample", "first")
+    behind = node("score", "behind", responses=first)
+    desk.type(plan_of(first, behind))
+    monkeypatch.setattr(job, "LATE", 60.0)
+    monkeypatch.setattr(job, "PATIENCE", 60.0)
+    monkeypatch.setattr(job, "sleep", lambda _: desk.work("sample"))
+    assert desk.work("score") == [0]
+    assert endings(desk, "score") == {behind.key: "computed"}
+
+
+def test_an_input_whose_making_has_failed_is_not_waited_for(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = node("sample", "bad", {"do": "memory"})
+    behind = node("score", "behind", responses=bad)
+    desk.type(plan_of(bad, behind, node("select", "far behind", rewards=behind)))
+    monkeypatch.setattr(job, "LATE", 60.0)
+    monkeypatch.setattr(job, "PATIENCE", 60.0)
+    monkeypatch.setattr(job, "sleep", lambda _: pytest.fail("it waits"))
+    assert desk.work("sample", "score", "select") == [Exit.FAILED, Exit.MISSING, Exit.MISSING]
+
+
 class NoRows(FakeStage):
     """Rows that are none."""
 

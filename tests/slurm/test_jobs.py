@@ -47,6 +47,11 @@ def test_text_in_the_last_field_may_hold_anything(slurm: FakeSlurm) -> None:
     assert [job.reason for job in jobs.squeue(["name"])] == ["ReqNodeNotAvail, a|b"]
 
 
+def test_the_name_of_a_cluster_above_its_jobs_is_no_job(slurm: FakeSlurm) -> None:
+    slurm.answer("squeue", "CLUSTER: far", "7|name|RUNNING|0:01|None")
+    assert [job.id for job in jobs.squeue(["name"])] == ["7"]
+
+
 def test_thousands_of_names_are_asked_for_in_parts(slurm: FakeSlurm) -> None:
     names = [f"prefsweep-train-{number:08x}" for number in range(5000)]
     assert jobs.squeue(names) == []
