@@ -164,7 +164,9 @@ def test_what_was_done_since_the_plan_was_made_is_not_submitted(desk: Desk, monk
     assert len(desk.slurm.calls("sbatch")) == 1
 
 
-@pytest.mark.parametrize("state", ["COMPLETING", "REQUEUED", "SPECIAL_EXIT", "A_STATE_TO_COME"])
+@pytest.mark.parametrize(
+    "state", ["COMPLETING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "STOPPED", "SPECIAL_EXIT", "A_STATE_TO_COME"]
+)
 def test_a_state_that_is_no_end_counts_as_alive(desk: Desk, state: str) -> None:
     plan = plan_of(node("model", "a"))
     desk.type(plan)
@@ -172,6 +174,26 @@ def test_a_state_that_is_no_end_counts_as_alive(desk: Desk, state: str) -> None:
     desk.slurm.answer("squeue", f"1|{desk.slurm.name(1)}|{state}|0:01|None")
     desk.type(plan)
     assert len(desk.slurm.calls("sbatch")) == 1
+
+
+def test_an_id_that_slurm_has_given_to_another_job_says_nothing(desk: Desk) -> None:
+    """As after a crash of slurmctld, which forgets its last jobs and counts on from there."""
+    plan = plan_of(node("model", "a"))
+    desk.type(plan)
+    desk.age(2 * jobs.GRACE)
+    desk.slurm.answer("squeue", "1|prefsweep-model-00000000|RUNNING|0:01|None")
+    desk.type(plan)
+    assert len(desk.slurm.calls("sbatch")) == 2
+
+
+def test_an_array_larger_than_what_may_be_submitted_goes_in_parts(desk: Desk) -> None:
+    desk.cluster = cluster("cluster.max_submit=4")
+    plan = plan_of(*(node("train", f"{i}") for i in range(10)))
+    for elements in (4, 4, 2):
+        desk.type(plan)
+        assert len(desk.batch("train").elements) == elements
+        assert set(desk.work("train")) == {0}
+    assert len(desk.slurm.calls("sbatch")) == 3
 
 
 def test_a_new_job_waits_for_live_jobs_of_an_earlier_command_only(desk: Desk) -> None:
