@@ -121,8 +121,12 @@ def look(store: Store, done: Collection[str] = ()) -> Queue:
 
 
 def by_element(found: Sequence[Batch], jobs: Sequence[Job]) -> dict[tuple[str, int], Job]:
-    """Which job is that of an element; an array that never began has one record for all."""
-    single = {(job.name, number): job for job in jobs for number in job.elements or (None,)}
+    """Which job is that of an element; an array that never began has one record for all.
+
+    Of two of one name, as where sbatch lost its answer and was called again, one that is alive counts.
+    """
+    dead_first = sorted(jobs, key=lambda job: job.alive)
+    single = {(job.name, number): job for job in dead_first for number in job.elements or (None,)}
     known = {}
     for batch in found:
         for number in range(len(batch.elements)):

@@ -27,19 +27,27 @@ def test_a_record_may_be_of_several_elements(ident: str, elements: set[int] | No
     assert Job(id=ident, name="any", state="PENDING").elements == elements
 
 
+BATCH = Batch(
+    name="one",
+    stage="train",
+    submitted=0.0,
+    elements=[["a"], ["b"], ["c"]],
+    threads=1,
+    gpus=0,
+    max_requeue=0,
+    keep_weights="all",
+)
+
+
 def test_a_record_of_some_elements_says_nothing_of_the_others() -> None:
-    batch = Batch(
-        name="one",
-        stage="train",
-        submitted=0.0,
-        elements=[["a"], ["b"], ["c"]],
-        threads=1,
-        gpus=0,
-        max_requeue=0,
-        keep_weights="all",
-    )
-    found = jobs.by_element([batch], [Job(id="9_[1-2%1]", name=batch.job, state="PENDING")])
+    found = jobs.by_element([BATCH], [Job(id="9_[1-2%1]", name=BATCH.job, state="PENDING")])
     assert sorted(found) == [("one", 1), ("one", 2)]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_jobs_of_one_name_the_living_counts(order: int) -> None:
+    two = [Job(id="8_0", name=BATCH.job, state="FAILED"), Job(id="9_0", name=BATCH.job, state="PENDING")]
+    assert jobs.by_element([BATCH], two[::order])["one", 0].id == "9_0"
 
 
 def test_text_in_the_last_field_may_hold_anything(slurm: FakeSlurm) -> None:
