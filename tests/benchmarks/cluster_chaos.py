@@ -111,6 +111,8 @@ class Chaos:
         self.tally = Tally(nodes=len(self.plan.nodes))
         self._draw = random.Random(seed)  # noqa: S311 - no secret
         self._commands: list[subprocess.Popen[str]] = []
+        self._ended: set[int] = set()
+        """Numbers of the commands that were not left to end by themselves."""
         self._down: dict[str, float] = {}
         """When the slurmd of a node is to be started again."""
 
@@ -144,7 +146,7 @@ class Chaos:
         self.tally.commands += 1
         arguments = ["-m", "tests.cluster.command", str(self.store.root), json.dumps({**self.config, "wait": wait})]
         environment = {"SLURM_CONF": str(self.cluster.conf)}
-        with (self.folder / "said").open("a") as said:
+        with (self.folder / f"said-{len(self._commands)}").open("w") as said:
             self._commands.append(start(arguments, self.folder, environment, stderr=said))
         return self._commands[-1]
 
@@ -175,6 +177,7 @@ class Chaos:
         time.sleep(self._draw.uniform(0.2, 6.0))
         if command.poll() is not None:
             return False
+        self._ended.add(len(self._commands) - 1)
         with suppress(ProcessLookupError):
             os.killpg(command.pid, number) if number == signal.SIGINT else command.send_signal(number)
         return True
@@ -252,9 +255,10 @@ class Chaos:
             self.tally.repeats[kind] = sum(n - 1 for what, n in counts.items() if what.startswith(f"{kind} "))
         for kind in ("written", "published"):
             wrong += [f"{n} times: {what}" for what, n in counts.items() if what.startswith(f"{kind} ") and n > 1]
-        if "Traceback" in (said := (self.folder / "said").read_text().replace("KeyboardInterrupt\n", "\0")):
-            stories = [part for part in said.split("Traceback")[1:] if "\0" not in part]
-            wrong += [f"a command broke: {part[-500:]}" for part in stories]
+        for number, command in enumerate(self._commands):
+            said = (self.folder / f"said-{number}").read_text()
+            if number not in self._ended and (command.returncode not in (0, 1) or "Traceback" in said):
+                wrong.append(f"a command broke: {command.returncode}: {said[-500:]}")
         self._await_end_of_jobs()
         self._judge_store()
         self._judge_again()
