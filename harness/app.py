@@ -28,14 +28,21 @@ def split(composed: Mapping[str, Any]) -> tuple[Config, RunOptions]:
         ConfigError: unknown or missing keys, wrong types, contradictions.
     """
     options = {name: value for name, value in composed.items() if name in _OPTIONS}
-    point = {name: value for name, value in composed.items() if name not in _OPTIONS}
     read_options = read(RunOptions, options)
     if not re.fullmatch(r"\w[\w.+-]*", read_options.sweep):
         raise ConfigError(f"sweep: {read_options.sweep!r} names a file; expected letters, digits, and any of _ . + -")
     if read_options.max_nodes < 1:
         raise ConfigError(f"max_nodes: expected 1 or more, got {read_options.max_nodes}; yes=true allows any number")
     _check_cluster(read_options.cluster)
-    return check(read(Config, point)), read_options
+    return _point(composed), read_options
+
+
+def _point(composed: Mapping[str, Any]) -> Config:
+    return check(read(Config, {name: value for name, value in composed.items() if name not in _OPTIONS}))
+
+
+def _same_options(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one.get(name) == other.get(name) for name in _OPTIONS)
 
 
 def _check_cluster(cluster: ClusterConfig | SlurmConfig) -> None:
@@ -59,9 +66,10 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None,
         StoreError: the store cannot be used as it is; nothing has been done then.
     """
     reporter = reporter or Reporter()
-    pairs = [split(one) for one in composed]
-    configs, options = [config for config, _ in pairs], pairs[0][1]
-    if any(other != options for _, other in pairs):
+    options = split(composed[0])[1]
+    configs = [_point(one) for one in composed]
+    # Those of thousands of points are read only where they are not written alike.
+    if any(not _same_options(one, composed[0]) and split(one)[1] != options for one in composed):
         raise ConfigError(
             f"{', '.join(sorted(_OPTIONS))}: one value for all points of a command; these cannot be swept"
         )

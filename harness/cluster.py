@@ -139,5 +139,10 @@ def _check_block(path: str, block: ResourcesConfig) -> None:
                 f"{path}.extra.{flag}: expected a flag of sbatch without dashes before it, and none that the harness "
                 f"sets itself: {', '.join(sorted(_OURS))}"
             )
+        if flag == "clusters":
+            raise ConfigError(
+                f"{path}.extra.clusters: jobs that are submitted elsewhere would not be found again; expected the "
+                "variable SLURM_CLUSTERS in the environment instead, which all commands of SLURM follow"
+            )
         if not isinstance(value, str | int | float):
             raise ConfigError(f"{path}.extra.{flag}: expected text, a number or true, got {value!r}")

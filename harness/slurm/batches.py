@@ -9,18 +9,21 @@ import pickle
 import secrets
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from harness import claims
 from harness.cluster import SlurmConfig
 from harness.config import KeepWeights
+from harness.keys import node_key
 from harness.plan import STAGES, Node
 from harness.stages.pairs import why_empty
 from harness.store import Store, StoreError, write_json
 
 T = TypeVar("T")
+
+_TYPE_AGAIN = "the command that submitted it, typed again, submits what is left"
 
 PREFIX = "prefsweep-"
 """Begins the name of every job."""
@@ -28,7 +31,10 @@ PREFIX = "prefsweep-"
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Nodes of one stage that one job does, or the elements of one array."""
+    """Nodes of one stage that one job does, or the elements of one array.
+
+    Batches outlive the version of the code that wrote them: a field that comes to it needs a default.
+    """
 
     name: str
     stage: str
@@ -89,16 +95,32 @@ def read(store: Store, name: str) -> Batch:
     """
     path = folder(store, name).with_suffix(".json")
     try:
-        return Batch(**json.loads(path.read_text()))
+        given = json.loads(path.read_text())
+        return Batch(**{field.name: given[field.name] for field in fields(Batch) if field.name in given})
     except (OSError, ValueError, TypeError) as error:
         raise StoreError(f"store: {path} cannot be read: {error}") from None
 
 
 def read_nodes(store: Store, batch: Batch, element: int) -> list[Node]:
-    """The nodes of one element; the folder's owner alone can have written them."""
-    with (folder(store, batch.name) / "nodes.pickle").open("rb") as file:
-        nodes = pickle.load(file)  # noqa: S301 - written by this user, in a folder that only this user can write to
-    return [nodes[key] for key in batch.elements[element]]
+    """The nodes of one element; the folder's owner alone can have written them.
+
+    Raises:
+        StoreError: they cannot be read, or have other keys by now than when they were planned.
+    """
+    path = folder(store, batch.name) / "nodes.pickle"
+    try:
+        with path.open("rb") as file:
+            nodes = pickle.load(file)  # noqa: S301 - written by this user, in a folder that only this user can write to
+        found = [nodes[key] for key in batch.elements[element]]
+        same = all(
+            node_key(node.stage, node.version, node.spec, node.input_keys) == node.key
+            for node in (*found, *(parent for node in found for parent in node.parents))
+        )
+    except Exception as error:  # whatever the classes of another version make of it
+        raise StoreError(f"store: {path} cannot be read: {error!r}; {_TYPE_AGAIN}") from None
+    if not same:
+        raise StoreError(f"store: {path} was planned by another version of prefsweep; {_TYPE_AGAIN}")
+    return found
 
 
 def unfinished(store: Store, done: Collection[str] = ()) -> list[Batch]:
@@ -107,8 +129,7 @@ def unfinished(store: Store, done: Collection[str] = ()) -> list[Batch]:
     Args:
         done: keys that are known to be done, which spares looking them up.
     """
-    every = [read(store, path.stem) for path in (store.root / "batches").glob("*.json")]
-    return sorted((b for b in every if not is_over(b, store, done)), key=lambda batch: batch.submitted)
+    return sorted((b for b in _every(store) if not is_over(b, store, done)), key=lambda batch: batch.submitted)
 
 
 def is_over(batch: Batch, store: Store, done: Collection[str] = ()) -> bool:
@@ -125,6 +146,15 @@ def is_over(batch: Batch, store: Store, done: Collection[str] = ()) -> bool:
         key in done or store.find(batch.stage, key) is not None or any(map(has_no_rows, batch.rows.get(key, ())))
         for key in batch.keys
     )
+
+
+def _every(store: Store) -> Iterator[Batch]:
+    for path in (store.root / "batches").glob("*.json"):
+        try:
+            yield read(store, path.stem)
+        except StoreError:
+            if path.exists():  # else it was withdrawn, or cleared away, at this moment
+                raise
 
 
 def write_endings(store: Store, batch: Batch, element: int, endings: Mapping[str, Mapping[str, Any]]) -> None:

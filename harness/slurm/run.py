@@ -1,12 +1,14 @@
 """A plan on SLURM: submit what is neither done nor alive, and follow it where that is asked for."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 
 from harness.cluster import SlurmConfig
 from harness.config import KeepWeights
+from harness.errors import ConfigError
 from harness.perform import Ending
 from harness.plan import Node
 from harness.progress import Reporter
@@ -14,12 +16,18 @@ from harness.schedule import Schedule
 from harness.slurm import batches, jobs, probe
 from harness.slurm.batches import Batch
 from harness.slurm.equal import name_equal
-from harness.slurm.jobs import Job, Queue, SlurmError
+from harness.slurm.jobs import Job, NoAnswerError, Queue, SlurmError
 from harness.slurm.submit import submit
 from harness.store import Store
 
 _FASTEST, _SLOWEST = 2.0, 30.0
 """Seconds between two looks at the queue: the longer a command follows, the fewer."""
+
+_REPLACED = re.compile(r"[\\\n\r]|%\d*[A-Za-z%]")
+"""What sbatch replaces in the name of an output file, and what keeps it from doing so."""
+
+_SILENCE = 1800.0
+"""Seconds for which a command that follows its jobs bears with a SLURM that does not answer."""
 
 
 def run_on_slurm(
@@ -29,12 +37,17 @@ def run_on_slurm(
 
     Raises:
         SlurmError: there is no SLURM here, this is a job itself, or SLURM does not answer.
-        ConfigError: sbatch refuses what a stage asks for.
+        ConfigError: sbatch refuses what a stage asks for, or SLURM would change the store's path.
     """
     if "SLURM_JOB_ID" in os.environ:
         raise SlurmError(
             f"cluster=slurm: this is job {os.environ['SLURM_JOB_ID']} itself, and jobs submit no jobs; type the "
             "command on a login node, or choose cluster=local here"
+        )
+    if found := _REPLACED.search(str(schedule.store.root)):
+        raise ConfigError(
+            f"store: {str(schedule.store.root)!r} has {found[0]!r} in it, which SLURM takes for something else in the "
+            "names of a job's files; choose another path"
         )
     jobs.require()
     run = _Run(schedule, reporter, cluster, keep_weights)
@@ -64,6 +77,8 @@ class _Run:
         """Nodes that had come to no end when something was last submitted once more."""
         self._left = False
         """Whether something could not be submitted yet."""
+        self._silent_since: float | None = None
+        """When SLURM ceased to answer, by this process's clock; None while it does."""
 
     def submit(self) -> Queue:
         """Submit what is neither done nor alive, while no other command does; returns the queue after that."""
@@ -194,11 +209,26 @@ class _Run:
                     if not self._again(queue):
                         self._settle(queue, final=True)
                         return
-                    queue = self.submit()
+                    self._left = True
+                    queue = self._look_again(queue)
                     continue
                 pause = _FASTEST if self.schedule.left < left else min(1.5 * pause, _SLOWEST)
                 sleep(pause)
-                queue = self.submit() if self._left else self._look()
+                queue = self._look_again(queue)
+
+    def _look_again(self, queue: Queue) -> Queue:
+        """The queue by now, after submitting what there was no room for; as it was last, where SLURM is silent."""
+        try:
+            found = self.submit() if self._left else self._look()
+        except NoAnswerError as error:
+            if self._silent_since is None:
+                self._silent_since = monotonic()
+                self.reporter.line(f"SLURM does not answer, and is asked again: {error}")
+            if monotonic() - self._silent_since > _SILENCE:
+                raise
+            return queue
+        self._silent_since = None
+        return found
 
     def _alive(self, queue: Queue) -> bool:
         return any(key in queue.live or self.store.owner(key) is not None for key in self.schedule.missing)

@@ -2,8 +2,9 @@
 
 import contextlib
 import io
+import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from submitit import SlurmExecutor
@@ -36,6 +37,19 @@ _FIELDS: Mapping[str, str] = {
 """What sbatch complains of, and the field that asked for it; the first that matches counts."""
 
 
+_ALWAYS = tuple(
+    f"SBATCH_{name}" for name in ("ARRAY_INX", "OUTPUT", "ERROR", "OPEN_MODE", "NO_REQUEUE", "SIGNAL", "WAIT")
+)
+"""Variables with which sbatch would not do what every job is submitted for."""
+
+_IRREGULAR: Mapping[str, Sequence[str]] = {
+    "time": ("SBATCH_TIMELIMIT",),
+    "mem": ("SBATCH_MEM_PER_NODE", "SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_GPU"),
+    "gpus_per_node": ("SBATCH_GPUS", "SBATCH_GPUS_PER_TASK"),
+}
+"""Variables that are not called after the flag."""
+
+
 def submit(
     batch: Batch,
     store: Store,
@@ -59,7 +73,7 @@ def submit(
     try:
         if avoided:
             with contextlib.suppress(FailedJobError, FailedSubmissionError):
-                return _submit(batch, store, _without(asked, avoided))
+                return _submit(batch, store, _elsewhere(asked, avoided))
         return _submit(batch, store, asked)
     except (FailedJobError, FailedSubmissionError) as error:
         raise _refused(batch, store, cluster, str(error)) from None
@@ -69,12 +83,13 @@ def _submit(batch: Batch, store: Store, asked: Mapping[str, Any]) -> str:
     executor = SlurmExecutor(batches.folder(store, batch.name), max_num_timeout=batch.max_requeue)
     executor.update_parameters(**asked)
     elements = [Element(str(store.root), batch.name, number) for number in range(len(batch.elements))]
-    with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what it also raises
+    # submitit prints what it also raises.
+    with _without(_overriding(asked)), contextlib.redirect_stderr(io.StringIO()), executor.batch():
         submitted = [executor.submit(element) for element in elements]
     return str(submitted[0].job_id).partition("_")[0]
 
 
-def _without(asked: Mapping[str, Any], avoided: Collection[str]) -> dict[str, Any]:
+def _elsewhere(asked: Mapping[str, Any], avoided: Collection[str]) -> dict[str, Any]:
     """The same, on none of these machines nor of those that the user leaves out."""
     flags = asked["additional_parameters"]
     left_out = [*([str(flags["exclude"])] if "exclude" in flags else []), *sorted(avoided)]
@@ -112,6 +127,23 @@ def parameters(batch: Batch, cluster: SlurmConfig, after: Collection[str], probe
         "additional_parameters": {"requeue": True, **never, **(asked.extra or {})},
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _overriding(given: Mapping[str, Any]) -> set[str]:
+    """Variables of the environment that would override what a job is submitted with; others add to it."""
+    flags = {*given, *given["additional_parameters"]}
+    named = {f"SBATCH_{flag.replace('-', '_').upper()}" for flag in flags}
+    return {*named, *_ALWAYS, *(name for flag in flags for name in _IRREGULAR.get(flag, ()))}
+
+
+@contextlib.contextmanager
+def _without(names: Collection[str]) -> Iterator[None]:
+    """Let this process have no such variables for a while."""
+    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _refused(batch: Batch, store: Store, cluster: SlurmConfig, said: str) -> PrefsweepError:

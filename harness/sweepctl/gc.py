@@ -85,7 +85,11 @@ def run(options: argparse.Namespace) -> int:
             continue
         if options.yes:
             view = view.current()
-            if not _remove(store, item, view):
+            try:
+                if not _remove(store, item, view):
+                    continue
+            except PermissionError:  # of a store that several people share
+                say(f"{item.path.relative_to(store.root)}: stays, since it is another user's")
                 continue
         rows.append((item.path.relative_to(store.root), size(held), f"{span(seconds)} old", item.why))
         total += held

@@ -7,7 +7,7 @@ from typing import Any
 from harness.slurm import jobs, probe
 from harness.slurm.batches import Batch
 from harness.slurm.jobs import Job, Queue, SlurmError
-from harness.store import Store
+from harness.store import Store, StoreError
 from harness.sweepctl.terminal import count, table
 
 
@@ -21,7 +21,7 @@ def describe(store: Store, wanted: Collection[str], over: Collection[str]) -> di
     try:
         asked = list(probe.every(store))
         queue = jobs.look(store, over, [one.job for one in asked])
-    except SlurmError as error:  # the store has all the rest
+    except (SlurmError, StoreError) as error:  # no answer, or a batch that cannot be read; the store has all the rest
         return {"jobs": [], "probes": [], "jobs_error": str(error)}
     open_ = set(wanted) - set(over)
     elements = list(_elements(queue, open_))

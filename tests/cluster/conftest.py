@@ -90,16 +90,16 @@ class Site:
 
 
 @pytest.fixture(scope="session")
-def conf() -> Iterator[Path]:
+def cluster() -> Iterator[boot.Cluster]:
     if reason := boot.missing():
         pytest.skip(reason)
-    with boot.booted() as conf:
-        yield conf
+    with boot.booted() as cluster:
+        yield cluster
 
 
 @pytest.fixture
-def site(conf: Path, tmp_path: Path) -> Iterator[Site]:
-    site = Site(conf, Store(tmp_path / "store").prepare())
+def site(cluster: boot.Cluster, tmp_path: Path) -> Iterator[Site]:
+    site = Site(cluster.conf, Store(tmp_path / "store").prepare())
     yield site
     if jobs := site.jobs():
         site.slurm("scancel", *jobs)

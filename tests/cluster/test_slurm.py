@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness.slurm.job import Exit
-from tests.cluster.boot import accounting
+from tests.cluster.boot import Cluster, accounting
 from tests.cluster.command import plan
 from tests.cluster.conftest import Site
 from tests.fakes import find, journal
@@ -171,6 +171,26 @@ def test_a_job_is_put_back_so_often_and_no_more(site: Site) -> None:
 
 def _begun(site: Site, times: int) -> bool:
     return journal(site.store)["node policy"] >= times
+
+
+def test_a_job_whose_machine_falls_over_goes_on_elsewhere_once(site: Site, cluster: Cluster) -> None:
+    site.type(cells=1, seconds=4.0)
+    wait_until(lambda: journal(site.store)["shard policy 1"], 60, "the second shard is begun")
+    ((ident, machine),) = (line.split() for line in site.slurm("squeue", "-h", "-t", "R", "-o", "%i %N"))
+    cluster.crash(machine)
+    try:
+        wait_until(lambda: journal(site.store)["published policy"], 120, "the job has gone on")
+    finally:
+        cluster.launch(machine)
+    shown = " ".join(site.slurm("scontrol", "show", "job", ident)).split()
+    assert "Restarts=1" in shown
+    assert f"BatchHost={machine}" not in shown
+    counts = journal(site.store)
+    assert (counts["node policy"], counts["shard policy 0"], counts["shard policy 1"]) == (2, 1, 2)
+    assert counts["published policy"] == 1
+    wait_until(
+        lambda: len(site.slurm("sinfo", "-h", "-N", "-p", "main", "-t", "idle,mix,alloc")) == 3, 60, "it is back"
+    )
 
 
 def test_a_refusal_of_sbatch_names_our_field(site: Site) -> None:

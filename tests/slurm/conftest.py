@@ -164,6 +164,7 @@ def desk(tmp_path: Path, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> D
     monkeypatch.setattr(perform, "provenance", lambda: {"pid": os.getpid(), "seconds": 0.0})
     monkeypatch.setattr(job, "prepare_process", lambda threads: None)
     monkeypatch.setattr(job, "PATIENCE", 0.0)
+    monkeypatch.setattr(job, "LATE", 0.0)
     monkeypatch.setattr(job, "_WORK", [])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     return Desk(Store(tmp_path / "store").prepare(), slurm)

@@ -82,6 +82,7 @@ def test_a_stage_without_a_language_model_asks_for_a_gpu_only_by_itself() -> Non
             "+cluster.default.extra.mail=[1]",
             r"^cluster\.default\.extra\.mail: expected text, a number or true, got \[1\]",
         ),
+        ("+cluster.default.extra.clusters=far", r"^cluster\.default\.extra\.clusters: .* SLURM_CLUSTERS"),
         ("cluster.name=slrum", r"^cluster\.name: 'slrum' is not valid; choose one of debug, local, slurm"),
     ],
 )

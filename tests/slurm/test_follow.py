@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from harness.slurm import run
+from harness.slurm.jobs import SlurmError
 from tests.fakes import node, plan_of, sweep
 from tests.slurm.conftest import Desk, cluster
 
@@ -85,6 +86,25 @@ def test_what_was_in_other_hands_is_submitted_once_more_and_then_left(desk: Desk
     desk.age(1000.0)
     then(happens, lambda: desk.work("sample"))
     assert desk.type(plan_of(only), wait=True).ok
+
+
+def test_a_slurm_that_falls_silent_is_asked_again(desk: Desk, then: Callable[..., None]) -> None:
+    def come_back() -> None:
+        desk.slurm.refuse("squeue", "")
+        desk.work("sample")
+
+    then(lambda: desk.slurm.refuse("squeue", "Unable to contact slurm controller"), lambda: None, come_back)
+    assert desk.type(plan_of(node("sample", "only")), wait=True).ok
+    assert desk.said().count("Unable to contact slurm controller") == 1
+
+
+def test_a_slurm_that_stays_silent_ends_the_command(
+    desk: Desk, then: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "_SILENCE", -1.0)
+    then(lambda: desk.slurm.refuse("squeue", "Unable to contact slurm controller"))
+    with pytest.raises(SlurmError, match="Unable to contact"):
+        desk.type(plan_of(node("sample", "only")), wait=True)
 
 
 def test_what_there_was_no_room_for_is_submitted_as_soon_as_there_is(desk: Desk, then: Callable[..., None]) -> None:

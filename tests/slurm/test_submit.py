@@ -1,6 +1,7 @@
 """What a command submits: batches, arrays, dependencies, and nothing twice."""
 
 import json
+import os
 import sys
 from collections.abc import Collection
 from itertools import chain
@@ -163,6 +164,18 @@ def test_no_more_is_submitted_than_may_be_in_the_queue(desk: Desk) -> None:
     assert "cluster.max_submit=4: 12 nodes are left for later" in desk.said()
 
 
+def test_the_environment_overrides_nothing_that_was_asked_for(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sbatch prefers its variables to the script's flags; a job of another name would not be found again."""
+    sbatch = Path(os.environ["PATH"].partition(os.pathsep)[0]) / "sbatch"
+    sbatch.write_text(sbatch.read_text().replace("\n", '\nenv | grep ^SBATCH_ >> "$FAKE_SLURM/variables"\n', 1))
+    for name in ("JOB_NAME", "TIMELIMIT", "PARTITION", "NO_REQUEUE", "ACCOUNT"):
+        monkeypatch.setenv(f"SBATCH_{name}", "mine")
+    desk.cluster = cluster("cluster.default.partition=gpu")
+    desk.type(plan_of(node("model", "a")))
+    assert (desk.slurm.folder / "variables").read_text() == "SBATCH_ACCOUNT=mine\n"
+    assert os.environ["SBATCH_JOB_NAME"] == "mine"
+
+
 # Again.
 
 
@@ -210,7 +223,9 @@ def test_what_was_done_since_the_plan_was_made_is_not_submitted(desk: Desk, monk
     assert len(desk.slurm.calls("sbatch")) == 1
 
 
-@pytest.mark.parametrize("state", ["COMPLETING", "REQUEUED", "SPECIAL_EXIT", "A_STATE_TO_COME"])
+@pytest.mark.parametrize(
+    "state", ["COMPLETING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "STOPPED", "SPECIAL_EXIT", "A_STATE_TO_COME"]
+)
 def test_a_state_that_is_no_end_counts_as_alive(desk: Desk, state: str) -> None:
     plan = plan_of(node("model", "a"))
     desk.type(plan)
@@ -218,6 +233,26 @@ def test_a_state_that_is_no_end_counts_as_alive(desk: Desk, state: str) -> None:
     desk.slurm.answer("squeue", f"1|{desk.slurm.name(1)}|{state}|0:01|None")
     desk.type(plan)
     assert len(desk.slurm.calls("sbatch")) == 1
+
+
+def test_an_id_that_slurm_has_given_to_another_job_says_nothing(desk: Desk) -> None:
+    """As after a crash of slurmctld, which forgets its last jobs and counts on from there."""
+    plan = plan_of(node("model", "a"))
+    desk.type(plan)
+    desk.age(2 * jobs.GRACE)
+    desk.slurm.answer("squeue", "1|prefsweep-model-00000000|RUNNING|0:01|None")
+    desk.type(plan)
+    assert len(desk.slurm.calls("sbatch")) == 2
+
+
+def test_an_array_larger_than_what_may_be_submitted_goes_in_parts(desk: Desk) -> None:
+    desk.cluster = cluster("cluster.max_submit=4")
+    plan = plan_of(*(node("train", f"{i}") for i in range(10)))
+    for elements in (4, 4, 2):
+        desk.type(plan)
+        assert len(desk.batch("train").elements) == elements
+        assert set(desk.work("train")) == {0}
+    assert len(desk.slurm.calls("sbatch")) == 3
 
 
 def test_a_new_job_waits_for_live_jobs_of_an_earlier_command_only(desk: Desk) -> None:
@@ -277,6 +312,20 @@ def test_squeue_is_asked_once_and_not_at_all_where_all_is_done(desk: Desk) -> No
 
 
 # Bad input.
+
+
+@pytest.mark.parametrize("name", ["at_%j", "100%4a", "back\\slash", "two\nlines"])
+def test_a_path_that_slurm_would_change_is_refused(desk: Desk, tmp_path: Path, name: str) -> None:
+    desk.store = Store(tmp_path / name / "store").prepare()
+    with pytest.raises(ConfigError, match=r"^store: .* SLURM takes for something else"):
+        desk.type(plan_of(node("model", "a")))
+    assert desk.slurm.calls("sbatch") == []
+
+
+def test_a_path_with_spaces_and_quotes_is_none_of_these(desk: Desk, tmp_path: Path) -> None:
+    desk.store = Store(tmp_path / "a b's 100%" / "store").prepare()
+    desk.type(plan_of(node("model", "a")))
+    assert desk.work("model") == [0]
 
 
 def test_without_slurm_the_command_says_so(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
