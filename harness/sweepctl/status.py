@@ -231,7 +231,8 @@ def _section(title: str, lines: list[str]) -> Iterator[str]:
 
 
 def _hours(spent: Mapping[str, float]) -> list[str]:
-    return [f"{spent[name.replace(' ', '_')]:.2f}" for name in _HOURS]
+    values = [spent[name.replace(" ", "_")] for name in _HOURS]
+    return [f"{value:.1f}" if value >= 100 else f"{value:.3g}" for value in values]
 
 
 def _cell_lines(cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
