@@ -105,6 +105,10 @@ def needed(store: Store, cluster: SlurmConfig, stages: Collection[str], live: Ma
         ConfigError: sbatch refuses the job.
     """
     signatures = {stage: _signature(store, cluster, cluster.resources(stage)) for stage in stages}
+    for old in every(store):
+        waiting = live.get(old.job)
+        if old.signature not in signatures.values() and (waiting is None or not waiting.alive):
+            (store.root / "probes" / f"{old.signature}.json").unlink(missing_ok=True)  # nothing waits for it any more
     one = dict(zip(signatures.values(), signatures, strict=True))
     numbers = {signature: _needed(store, cluster, stage, live) for signature, stage in one.items()}
     return {stage: number for stage, key in signatures.items() if (number := numbers[key]) is not None}
@@ -251,6 +255,10 @@ def _sbatch(flags: list[str], path: Path, cluster: SlurmConfig, stage: str) -> s
     return number[0]
 
 
+def _job(probe: Probe) -> Job | None:
+    return next((job for job in jobs.squeue([probe.job]) if job.name == probe.job), None)
+
+
 def _pending(store: Store, probe: Probe) -> bool:
     """Give the job a few seconds; says whether the answer is still to come.
 
@@ -259,12 +267,12 @@ def _pending(store: Store, probe: Probe) -> bool:
     """
     until = time.monotonic() + WAIT
     while _answer(store, probe) is None and time.monotonic() < until:
-        job = next(iter(jobs.squeue([probe.job])), None)
+        job = _job(probe)
         if job is not None and not job.alive:
             break
         time.sleep(_POLL)
     if _answer(store, probe) is None:
-        job = next(iter(jobs.squeue([probe.job])), None)
+        job = _job(probe)
         if said := trouble(store, probe, job):
             raise SlurmError(said)
         return True

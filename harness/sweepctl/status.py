@@ -29,7 +29,7 @@ _MEANING = (
     "Jobs of a cluster stand below, those alive first, then those that ended and left something to do. "
     "Hours are the time of what is done, times the GPUs and the threads that it had; attempts that were cut short are "
     "not among them, and what was found equal counts once. "
-    "Exit code: 1 if anything has failed."
+    "Exit code: 1 if anything has failed, or machines of a cluster cannot do the work."
 )
 
 
@@ -83,7 +83,8 @@ class _Look:
         else:
             self.facts = {"store": str(store.root), "sweeps": [_summary(one) for one in standings], **cluster}
             self.lines = list(_lines_of_all(self.facts))
-        self.code = int(any(standing.keys("failed") for standing in standings))
+        unfit = any(row["trouble"] for row in cluster["probes"])
+        self.code = int(unfit or any(standing.keys("failed") for standing in standings))
         jobs_alive = any(row["alive"] for row in (*cluster["jobs"], *cluster["probes"]))
         # Who cannot ask the queue does not know that nothing is alive.
         self.alive = jobs_alive or bool(cluster["jobs_error"]) or any(one.owners for one in standings)
@@ -230,7 +231,8 @@ def _section(title: str, lines: list[str]) -> Iterator[str]:
 
 
 def _hours(spent: Mapping[str, float]) -> list[str]:
-    return [f"{spent[name.replace(' ', '_')]:.2f}" for name in _HOURS]
+    values = [spent[name.replace(" ", "_")] for name in _HOURS]
+    return [f"{value:.1f}" if value >= 100 else f"{value:.3g}" for value in values]
 
 
 def _cell_lines(cells: Mapping[str, Mapping[str, Any]]) -> list[str]:

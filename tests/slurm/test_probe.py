@@ -111,7 +111,7 @@ def test_an_exit_code_says_what_the_store_cannot(
 ) -> None:
     probed.type(PLAN)
     ended(probed, "FAILED", code)
-    assert main(["status", "--store", str(probed.store.root)]) == 0
+    assert main(["status", "--store", str(probed.store.root)]) == 1
     one = the_probe(probed)
     assert probe.trouble(probed.store, one, None) == ""
     said = probe.trouble(probed.store, one, next(iter(jobs.squeue([one.job]))))
@@ -146,6 +146,15 @@ def test_a_missing_interpreter_ends_the_command_with_its_name(probed: Desk, monk
         probed.type(PLAN)
     assert "No such file" in str(said.value)
     assert probed.batches() == []
+
+
+def test_what_was_wrong_is_forgotten_once_other_machines_are_asked(probed: Desk) -> None:
+    probed.type(PLAN)
+    ended(probed, "FAILED", 81)
+    probed.cluster = cluster("cluster.probe=true", "cluster.default.partition=other")
+    probed.type(plan_of(node("model", "c")))
+    assert "partition other" in the_probe(probed).place
+    assert [one.place for one in probe.every(probed.store)] == ["partition other"]
 
 
 def test_a_refusal_of_the_first_job_names_our_field(probed: Desk) -> None:
