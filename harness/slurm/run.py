@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -78,7 +79,7 @@ class _Run:
     def submit(self) -> Queue:
         """Submit what is neither done nor alive, while no other command does; returns the queue after that."""
         with self.store.lock("submit"):
-            queue = jobs.look(self.store, self.schedule.done)
+            queue = self._look()
             before = dict(queue.live)
             wanted, behind = self._wanted(queue)
             room = self.cluster.max_submit - len({job.id for job in queue.live.values()})
@@ -91,6 +92,16 @@ class _Run:
         self._say(before, submitted, len(wanted) - submitted, behind)
         self._seen.update(queue.live)
         self._left = bool(len(wanted) - submitted or behind)
+        return queue
+
+    def _look(self) -> Queue:
+        """The queue, after cancelling what would never begin, and would keep others from it."""
+        queue = jobs.look(self.store, self.schedule.done)
+        for job in queue.jobs.values():
+            if job.stuck:
+                self.reporter.line(f"job {job.id} is held by SLURM ({job.reason}), and is cancelled")
+                with suppress(SlurmError):  # another user's
+                    jobs.scancel([job.id])
         return queue
 
     def _wanted(self, queue: Queue) -> tuple[list[Node], int]:
@@ -149,7 +160,7 @@ class _Run:
     def _look_again(self, queue: Queue) -> Queue:
         """The queue by now, after submitting what there was no room for; as it was last, where SLURM is silent."""
         try:
-            found = self.submit() if self._left else jobs.look(self.store, self.schedule.done)
+            found = self.submit() if self._left else self._look()
         except NoAnswerError as error:
             if self._silent_since is None:
                 self._silent_since = monotonic()
