@@ -25,6 +25,9 @@ _ENDED = frozenset(
 )
 
 
+_STUCK = frozenset({"launch failed requeued held", "JobHoldMaxRequeue"})
+"""Why SLURM holds a job of its own accord."""
+
 _NUMBERS = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 
 _NAMES = 2000
@@ -57,7 +60,15 @@ class Job:
     @property
     def alive(self) -> bool:
         """Whether it waits or runs; a state that we do not know counts as such."""
-        return self.state not in _ENDED
+        return self.state not in _ENDED and not self.stuck
+
+    @property
+    def stuck(self) -> bool:
+        """Whether SLURM itself holds it, after a launch that failed, and will never let it begin.
+
+        What a user or an administrator holds only waits.
+        """
+        return self.state not in _ENDED and self.reason.replace("_", " ") in _STUCK
 
     @property
     def main(self) -> str:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -101,18 +102,23 @@ class _Run:
         return queue
 
     def _look(self) -> Queue:
-        """The queue, with the probes whose answer is not known.
+        """The queue, with the probes whose answer is not known, after cancelling what would never begin, and would keep
+        others from it.
 
         Raises:
             SlurmError: one has failed that this command waits for.
         """
         asked = list(probe.every(self.store))
-        queue = jobs.look(
-            self.store, self.schedule.done | self.schedule.summary.empty.keys(), [one.job for one in asked]
-        )
+        over = self.schedule.done | self.schedule.summary.empty.keys()
+        queue = jobs.look(self.store, over, [one.job for one in asked])
         for one in asked:
             if one.number in self._probes and (said := probe.trouble(self.store, one, queue.others.get(one.job))):
                 raise SlurmError(said)
+        for job in queue.jobs.values():
+            if job.stuck:
+                self.reporter.line(f"job {job.id} is held by SLURM ({job.reason}), and is cancelled")
+                with suppress(SlurmError):  # another user's
+                    jobs.scancel([job.id])
         return queue
 
     def _wanted(self, queue: Queue) -> tuple[list[Node], int]:

@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     if strange := [key for key in wanted if key not in live]:
         raise StoreError(f"key: {catalogue.name(strange[0])} is in no job that is alive")
     held = [live[key] for key in wanted] if wanted else [*queue.jobs.values(), *live.values()]
-    chosen = {job.id: job for job in held if job.alive}
+    chosen = {job.id: job for job in held if job.alive or job.stuck}
     known = sorted(job for job in chosen if job != "?")
     first = [job.id for job in queue.others.values() if job.alive]
     if first and not wanted:

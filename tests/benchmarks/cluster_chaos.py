@@ -242,10 +242,14 @@ class Chaos:
             self.cluster.launch(node)
 
     def _restart_slurmds(self) -> None:
-        """Have every slurmd say which jobs it has; else SLURM asks every few minutes."""
+        """Do as an administrator does: have every slurmd say which jobs it has, and take back machines into service.
+
+        SLURM asks for the jobs every few minutes only, and takes out machines where it finds an id used twice.
+        """
         for node in sorted(name for name in self.cluster.daemons if name.startswith("n")):
             self.cluster.end(node, signal.SIGTERM)
             self.cluster.launch(node)
+            self._ask("scontrol", "update", f"nodename={node}", "state=resume")
 
     # What is there in the end.
 

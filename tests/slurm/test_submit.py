@@ -255,6 +255,28 @@ def test_an_array_larger_than_what_may_be_submitted_goes_in_parts(desk: Desk) ->
     assert len(desk.slurm.calls("sbatch")) == 3
 
 
+@pytest.mark.parametrize("reason", ["launch failed requeued held", "launch_failed_requeued_held", "JobHoldMaxRequeue"])
+def test_a_job_that_slurm_itself_holds_is_cancelled_and_submitted_anew(desk: Desk, reason: str) -> None:
+    """As after a crash of slurmctld that gave its id to another job; it would wait for ever, and others for it."""
+    plan = plan_of(node("model", "a"))
+    desk.type(plan)
+    desk.slurm.answer("squeue", f"1|{desk.slurm.name(1)}|PENDING|0:00|{reason}")
+    desk.type(plan)
+    assert desk.slurm.calls("scancel") == ["1"]
+    assert len(desk.slurm.calls("sbatch")) == 2
+    assert "job 1 is held by SLURM" in desk.said()
+
+
+@pytest.mark.parametrize("reason", ["JobHeldUser", "JobHeldAdmin", "job requeued in held state"])
+def test_a_job_that_somebody_holds_is_left_to_him(desk: Desk, reason: str) -> None:
+    plan = plan_of(node("model", "a"))
+    desk.type(plan)
+    desk.slurm.answer("squeue", f"1|{desk.slurm.name(1)}|PENDING|0:00|{reason}")
+    desk.type(plan)
+    assert desk.slurm.calls("scancel") == []
+    assert len(desk.slurm.calls("sbatch")) == 1
+
+
 def test_a_new_job_waits_for_live_jobs_of_an_earlier_command_only(desk: Desk) -> None:
     inputs = [node("model", "done"), node("prompts", "alive"), node("imported", "lost")]
     desk.type(plan_of(*inputs))
