@@ -10,6 +10,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, TypeVar, Union
 
 from harness.cluster import SlurmConfig
@@ -303,7 +304,7 @@ def read(kind: type[T], data: Any, path: str = "") -> T:
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{path or 'config'}: expected a group of keys, got {data!r}")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(typing.cast("type", kind))  # mypy does not know that type[T] can be hashed
     unknown = sorted(set(map(str, data)) - set(hints))
     if unknown:
         raise ConfigError(f"{_join(path, unknown[0])}: unknown key; valid keys are {', '.join(sorted(hints))}")
@@ -311,6 +312,12 @@ def read(kind: type[T], data: Any, path: str = "") -> T:
     if missing:
         raise ConfigError(f"{_join(path, missing[0])}: missing")
     return kind(**{name: _value(hint, data[name], _join(path, name)) for name, hint in hints.items()})
+
+
+@lru_cache(maxsize=64)
+def _hints(kind: type) -> dict[str, Any]:
+    """Types of a dataclass's fields; finding them out takes longer than reading what thousands of points hold."""
+    return typing.get_type_hints(kind)
 
 
 def _join(path: str, name: str) -> str:

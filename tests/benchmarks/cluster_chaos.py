@@ -39,7 +39,7 @@ GRACE = 15.0
 PATIENCE = 10.0
 """Seconds for which a job waits for nodes in other hands; on a real cluster four minutes."""
 
-_MOST = 15
+_MOST = 8
 """Commands at most that may be needed in the end."""
 
 _TIMEOUT = 300.0
@@ -130,7 +130,7 @@ class Chaos:
         time.sleep(_NOTICE)
         self._restart_slurmds()
         for command in self._commands:
-            command.wait(_TIMEOUT)
+            self._end_of(command)
         self._finish()
         self.tally.seconds = time.monotonic() - begun
         self._judge()
@@ -150,10 +150,21 @@ class Chaos:
             self._commands.append(start(arguments, self.folder, environment, stderr=said))
         return self._commands[-1]
 
+    def _end_of(self, command: subprocess.Popen[str]) -> int:
+        """Wait for a command; returns its exit code."""
+        try:
+            return command.wait(_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._ended.add(self._commands.index(command))
+            left = self._ask("squeue", "-h", "-r", "-o", "%i %j %T %r")
+            self.tally.wrong.append(f"a command did not end in {_TIMEOUT:.0f} s; in the queue: {left}")
+            command.kill()
+            return command.wait()
+
     def _finish(self) -> None:
         """Type the command until it says that all is done."""
         before = self.tally.commands
-        while self._type(wait=True).wait(_TIMEOUT) != 0:
+        while self._end_of(self._type(wait=True)) != 0:
             if self.tally.commands - before >= _MOST:
                 self.tally.wrong.append(f"not done after {_MOST} commands that nobody disturbed")
                 break
@@ -294,7 +305,7 @@ class Chaos:
         """Typed once more, the command must submit nothing."""
         before = {path.stem for path in (self.store.root / "batches").glob("*.json")}
         self.tally.elements = sum(len(batches.read(self.store, name).elements) for name in before)
-        code = self._type(wait=False).wait(_TIMEOUT)
+        code = self._end_of(self._type(wait=False))
         self.tally.commands -= 1
         after = {path.stem for path in (self.store.root / "batches").glob("*.json")}
         if code or after != before:
