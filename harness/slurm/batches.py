@@ -9,7 +9,7 @@ import pickle
 import secrets
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +38,8 @@ class Batch:
     gpus: int
     max_requeue: int
     keep_weights: KeepWeights
+    world: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the `World` that a training of it has; empty where a node is done by one process."""
 
     @property
     def job(self) -> str:
@@ -151,6 +153,7 @@ def pack(
                 gpus=asked.gpus or 0,
                 max_requeue=cluster.max_requeue,
                 keep_weights=keep_weights,
+                world=asdict(world) if (world := cluster.world(group[0].stage)).size > 1 else {},
             )
             yield batch, [node for element in chosen for node in element]
 

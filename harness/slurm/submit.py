@@ -20,6 +20,9 @@ from harness.store import Store
 _SIGNAL = 90
 """Seconds before its time limit at which a job is told; fewer where the limit is a few minutes."""
 
+_ONE_OWNER = ("--nodes=1", "--ntasks=1", "--relative=0")
+"""Of a job on several machines: its work is begun by one process on the first, which starts the others itself."""
+
 _FIELDS: Mapping[str, str] = {
     r"account": "account",
     r"partition": "partition",
@@ -28,6 +31,7 @@ _FIELDS: Mapping[str, str] = {
     r"gpu|gres": "gpus",
     r"memory": "mem_gb",
     r"time limit|TimeLimit": "time_minutes",
+    r"node count": "nodes",
     r"cpu|node configuration": "cpus",
 }
 """What sbatch complains of, and the field that asked for it; the first that matches counts."""
@@ -69,7 +73,7 @@ def parameters(batch: Batch, cluster: SlurmConfig, after: Collection[str]) -> di
         "cpus_per_task": asked.cpus,
         "mem": f"{round(1024 * asked.mem_gb)}M" if asked.mem_gb is not None else None,
         "time": asked.time_minutes,
-        "nodes": 1,
+        "nodes": asked.nodes or 1,
         "ntasks_per_node": 1,
         "signal_delay_s": min(_SIGNAL, 15 * asked.time_minutes),
         "array_parallelism": len(batch.elements),
@@ -77,7 +81,7 @@ def parameters(batch: Batch, cluster: SlurmConfig, after: Collection[str]) -> di
         "dependency": f"afterany:{':'.join(sorted(after))}" if after else None,
         "stderr_to_stdout": True,
         # Since SLURM 22.05 a step no longer has its job's cores by itself.
-        "srun_args": [f"--cpus-per-task={asked.cpus}"],
+        "srun_args": [f"--cpus-per-task={asked.cpus}", *(_ONE_OWNER if (asked.nodes or 1) > 1 else ())],
         # Whatever the cluster does by default: a job that is to end before its time comes again.
         "additional_parameters": {"requeue": True, **(asked.extra or {})},
     }

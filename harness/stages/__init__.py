@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from harness.progress import Reporter
 from harness.store import Artifact, Rows
+from harness.world import ALONE, World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class Context:
     reporter: Reporter
     label: str
     """Short name of the node for progress."""
+    world: World = ALONE
+    """The processes that a training is to have."""
 
     def input(self, name: str) -> Artifact:
         """The only input of that name."""
