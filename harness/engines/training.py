@@ -126,10 +126,6 @@ def _dataset(rows: Sequence[dict[str, Any]]) -> Dataset:
     )
 
 
-def _arguments(spec: Any, checkpoints: Path, save_steps: int, world: World | None) -> DPOConfig:
-    on_gpu = torch.cuda.is_available()
-
-
 def _arguments(spec: Any, checkpoints: Path, save_steps: int, world: World | None = None) -> DPOConfig:
     on_gpu = torch.cuda.is_available()
     if world is not None:

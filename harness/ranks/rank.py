@@ -31,8 +31,15 @@ def main(folder: Path) -> None:
     except BaseException as error:
         _tell(folder / f"rank-{number}.error.json", number, error)
         traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)  # a communicator that is taken down in order would wait for its peers
+        _end(1)
+    _end(0)
+
+
+def _end(code: int) -> None:
+    """End at once: threads of a communicator that is taken down in order wait for peers, or crash without them."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _train(folder: Path, *, first: bool) -> list[dict[str, Any]]:
