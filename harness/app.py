@@ -10,13 +10,14 @@ from typing import Any
 
 from harness import dry_run, execute, prefetch, record
 from harness.cluster import SlurmConfig, check_slurm
-from harness.config import ClusterConfig, Config, RunOptions, check, read
+from harness.config import ClusterConfig, Config, RunOptions, check, read, trains
 from harness.errors import ConfigError
 from harness.plan import Plan, make_plan
 from harness.progress import Reporter
 from harness.retention import Retention
 from harness.schedule import Summary
 from harness.store import Store
+from harness.world import World
 
 _OPTIONS = {f.name for f in dataclasses.fields(RunOptions)}
 
@@ -53,6 +54,34 @@ def _check_cluster(cluster: ClusterConfig | SlurmConfig) -> None:
         value = getattr(cluster, name)
         if value is not None and value < 1:
             raise ConfigError(f"cluster.{name}: expected 1 or more, or null for all cores, got {value}")
+    if cluster.gpus_per_worker < 1:
+        raise ConfigError(f"cluster.gpus_per_worker: expected 1 or more, got {cluster.gpus_per_worker}")
+    if cluster.name == "debug" and cluster.gpus_per_worker > 1:
+        raise ConfigError("cluster.gpus_per_worker: one process has one accelerator; choose cluster=local for more")
+
+
+def check_batches(configs: Sequence[Config], cluster: ClusterConfig | SlurmConfig) -> None:
+    """Refuse a batch that cannot be dealt out evenly to the processes of a training.
+
+    Raises:
+        ConfigError: names the batch, and where the number of processes comes from.
+    """
+    if isinstance(cluster, SlurmConfig):
+        world, asked = cluster.world("train"), cluster.resources("train")
+        places = [f"{cluster.place('train', name)}={getattr(asked, name)}" for name in ("nodes", "gpus")]
+    else:
+        world, places = World(processes=cluster.gpus_per_worker), [f"cluster.gpus_per_worker={cluster.gpus_per_worker}"]
+    for config in configs:
+        settings = config.train
+        if not trains(config) or settings.max_steps == 0:
+            continue
+        at_once = settings.micro_batch if settings.batch_tokens is None else 1
+        if settings.global_batch % (at_once * world.size):
+            times = f"train.micro_batch={at_once} times " if settings.batch_tokens is None else ""
+            raise ConfigError(
+                f"train.global_batch: {settings.global_batch} is no multiple of {times}the {world.size} processes of a "
+                f"training ({', '.join(places)}), which are each dealt as much of a step"
+            )
 
 
 def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None, plan_dir: Path | None = None) -> int:
@@ -74,6 +103,7 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None,
             f"{', '.join(sorted(_OPTIONS))}: one value for all points of a command; these cannot be swept"
         )
     store = Store(Path(options.store).expanduser())
+    check_batches(configs, options.cluster)
     plan = make_plan(configs, store)
     if (store.root / "store.json").exists():
         store.check()

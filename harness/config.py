@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, Union
 from harness.cluster import SlurmConfig
 from harness.errors import ConfigError
 from harness.positions import check_pair
+from harness.world import Sharding
 
 T = TypeVar("T")
 
@@ -247,6 +248,11 @@ class ClusterConfig:
     """`local`: worker processes; None means one per accelerator, or without any one per `threads` CPU cores."""
     threads: int | None
     """CPU threads of each process; None means an equal share of the cores."""
+    gpus_per_worker: int = 1
+    """`local`: accelerators of each worker. A training uses all of them, one process for each; other work the first."""
+    sharding: Sharding = "full"
+    """`local`: how a training on several accelerators holds the model: `full`, spread over all; `none`, whole on each.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

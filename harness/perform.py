@@ -19,13 +19,16 @@ from typing import Any, Literal
 
 from harness import memory
 from harness.claims import BusyError, LostClaimError
+from harness.cluster import TRAINING_STAGES
 from harness.errors import PrefsweepError
 from harness.keys import canonical
 from harness.plan import Node
 from harness.progress import Reporter
 from harness.provenance import cpus, hold, provenance
+from harness.ranks.launch import RankDiedError
 from harness.stages import Context, Outcome, Stage
 from harness.store import UNUSABLE, Artifact, Manifest, Rows, Store
+from harness.world import ALONE, World
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Parameters of glibc's mallopt, from malloc.h."""
@@ -56,11 +59,17 @@ class Ending:
     """Where a failure's whole story stands."""
 
 
-def perform(node: Node, store: Store, reporter: Reporter, label: str, threads: int, attempt: int = 1) -> Ending:
-    """Bring one node to its end; only an interrupt gets out."""
+def perform(
+    node: Node, store: Store, reporter: Reporter, label: str, threads: int, attempt: int = 1, world: World = ALONE
+) -> Ending:
+    """Bring one node to its end; only an interrupt gets out.
+
+    Args:
+        world: the processes of a training; this one alone does everything else.
+    """
     started = time.monotonic()
     try:
-        artifact, how = _do(node, store, reporter, label, threads, attempt)
+        artifact, how = _do(node, store, reporter, label, threads, attempt, world)
     except (BusyError, LostClaimError) as error:
         return Ending(how="busy", text=str(error))
     except _DeferredError as error:
@@ -78,7 +87,9 @@ class _DeferredError(Exception):
     """A node of equal content is in other hands."""
 
 
-def _do(node: Node, store: Store, reporter: Reporter, label: str, threads: int, attempt: int) -> tuple[Artifact, How]:
+def _do(
+    node: Node, store: Store, reporter: Reporter, label: str, threads: int, attempt: int, world: World
+) -> tuple[Artifact, How]:
     """Compute a node, or find that its content stands already; returns the artifact and which of the two it was."""
     artifacts = {parent.key: _input(store, parent) for parent in node.parents}
     content = node.content_key(artifacts)
@@ -86,14 +97,16 @@ def _do(node: Node, store: Store, reporter: Reporter, label: str, threads: int, 
         if (found := store.find(node.stage, node.key)) is not None:  # done by another process in the meantime
             return found, "done"
         if content == node.key:
-            return _compute(node, store, reporter, label, threads, attempt, artifacts, content, work), "computed"
+            return _compute(node, store, reporter, label, threads, attempt, world, artifacts, content, work), "computed"
         if (equal := store.find_content(content)) is not None:
             return _publish_alias(node, store, work, equal, artifacts), "aliased"
         try:
             with store.claim(content):
                 if (equal := store.find_content(content)) is not None:
                     return _publish_alias(node, store, work, equal, artifacts), "aliased"
-                return _compute(node, store, reporter, label, threads, attempt, artifacts, content, work), "computed"
+                return _compute(
+                    node, store, reporter, label, threads, attempt, world, artifacts, content, work
+                ), "computed"
         except BusyError:
             raise _DeferredError("another process is at a node of equal content") from None
 
@@ -112,6 +125,7 @@ def _compute(
     label: str,
     threads: int,
     attempt: int,
+    world: World,
     artifacts: Mapping[str, Artifact],
     content: str,
     work: Path,
@@ -125,6 +139,7 @@ def _compute(
         reporter=reporter,
         label=label,
         parts=memory.parts(work),
+        world=world,
     )
     started, clock = time.time(), time.monotonic()
     try:
@@ -137,12 +152,21 @@ def _compute(
     made = {
         **provenance(),
         "threads": threads,
+        **_processes(node, world),
         "attempt": attempt,
         **({"batch_parts": context.parts} if context.parts > 1 else {}),
         "started": started,
         "seconds": time.monotonic() - clock,
     }
     return store.publish(work, _manifest(node, outcome, outcome.content or content, made, artifacts), node.slug)
+
+
+def _processes(node: Node, world: World) -> dict[str, Any]:
+    """What a node's record says of the processes that did it, where they were several."""
+    if node.stage not in TRAINING_STAGES or world.size == 1:
+        return {}
+    shape = {"processes": world.size, "machines": world.machines, "sharding": world.sharding}
+    return {**shape, "threads": world.threads}
 
 
 def _stage(name: str) -> Stage:
@@ -197,6 +221,8 @@ def _kind(error: BaseException, store: Store) -> Failure:
         return "io" if _of_the_machine(chain, store) else "store"
     if any(_out_of_memory(e) for e in chain):
         return "memory"
+    if isinstance(error, RankDiedError):
+        return "died"
     if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
         return "io"
     return "error"
@@ -244,19 +270,20 @@ def _takes(folder: Path) -> bool:
     return True
 
 
-def prepare_process(threads: int, share: float = 1.0) -> None:
+def prepare_process(threads: int, share: float = 1.0, *, one_device: bool = True) -> None:
     """Fix the number of CPU threads (float32 results are the same only for the same number) and keep freed memory.
 
     Args:
+        one_device: see the first accelerator only; otherwise who calls has one of several for itself.
         share: part of the accelerator's memory that this process may take. Without a limit the first process keeps
             what it has freed for itself, and others on the same accelerator run out.
     """
     import torch
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # One process, one device: with several in sight the trainer would multiply the batch.
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+    if one_device:  # with several in sight the trainer would multiply the batch
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
     torch.set_num_threads(threads)
     hold(share)
     if share < 1.0 and torch.cuda.is_available():

@@ -48,6 +48,8 @@ class Batch:
     keep_weights: KeepWeights
     rows: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """By key, the preference rows without which a node will never exist."""
+    world: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the `World` that a training of it has; empty where a node is done by one process."""
 
     @property
     def job(self) -> str:
@@ -208,6 +210,7 @@ def pack(
                 max_requeue=cluster.max_requeue,
                 keep_weights=keep_weights,
                 rows={node.key: above for element in chosen for node in element if (above := _rows_above(node, rows))},
+                world=asdict(world) if (world := cluster.world(group[0].stage)).size > 1 else {},
             )
             yield batch, [node for element in chosen for node in element]
 

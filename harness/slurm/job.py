@@ -28,6 +28,7 @@ from harness.slurm.equal import name_equal
 from harness.slurm.jobs import SlurmError, ask
 from harness.stages.pairs import why_empty
 from harness.store import Store
+from harness.world import ALONE, World
 
 PATIENCE = 240.0
 """Seconds for which a job waits, once all else is done, for nodes in other hands: an owner that was killed counts as
@@ -94,12 +95,14 @@ class _Work:
         self.interrupted = False
         self.late = 0.0
         """Until when an input that is not there may still show itself."""
+        self.world = ALONE
         _WORK.append(self)
 
     def run(self) -> int:
         """Bring every node to its end; returns the exit code."""
         if not self.batch.gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # where SLURM does not hide those of other jobs
+        self.world = World(**{**self.batch.world, "devices": os.environ.get("CUDA_VISIBLE_DEVICES")})
         prepare_process(self.batch.threads)
         signal.signal(signal.SIGTERM, self._told_to_end)
         if callable(requeue := signal.getsignal(JobEnvironment._usr_sig())):
@@ -154,7 +157,9 @@ class _Work:
             return monotonic() >= self.late or any(failed(parent, self.store) for parent in absent)
         for attempt in range(1, max(ATTEMPTS.values()) + 1):
             self.at = node
-            ending = perform(node, self.store, self.reporter, self._label(node), self.batch.threads, attempt)
+            ending = perform(
+                node, self.store, self.reporter, self._label(node), self.batch.threads, attempt, self.world
+            )
             self.at = None
             if ending.failure is None or attempt >= ATTEMPTS[ending.failure]:
                 break

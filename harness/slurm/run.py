@@ -211,7 +211,7 @@ class _Run:
                 left = self.schedule.left
                 self._settle(queue)
                 overall.advance(left - self.schedule.left)
-                if not self._alive(queue):
+                if self._silent_since is None and not self._alive(queue):
                     if not self._again(queue):
                         self._settle(queue, final=True)
                         return

@@ -24,6 +24,9 @@ _SIGNAL = 90
 _OFFLINE = ("export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1",)
 """In the script, since the libraries look at it once, when they are imported."""
 
+_ONE_OWNER = ("--nodes=1", "--ntasks=1", "--relative=0")
+"""Of a job on several machines: its work is begun by one process on the first, which starts the others itself."""
+
 _FIELDS: Mapping[str, str] = {
     r"account": "account",
     r"partition": "partition",
@@ -32,6 +35,7 @@ _FIELDS: Mapping[str, str] = {
     r"gpu|gres": "gpus",
     r"memory": "mem_gb",
     r"time limit|TimeLimit": "time_minutes",
+    r"node count": "nodes",
     r"cpu|node configuration": "cpus",
 }
 """What sbatch complains of, and the field that asked for it; the first that matches counts."""
@@ -72,8 +76,12 @@ def submit(
     asked = parameters(batch, cluster, after, probe)
     try:
         if avoided:
-            with contextlib.suppress(FailedJobError, FailedSubmissionError):
+            try:
                 return _submit(batch, store, _elsewhere(asked, avoided))
+            except (FailedJobError, FailedSubmissionError) as error:
+                # Whatever else it says, such as that it got no answer: the job may be there.
+                if not re.search(r"node", str(error), re.IGNORECASE):
+                    raise
         return _submit(batch, store, asked)
     except (FailedJobError, FailedSubmissionError) as error:
         raise _refused(batch, store, cluster, str(error)) from None
@@ -114,7 +122,7 @@ def parameters(batch: Batch, cluster: SlurmConfig, after: Collection[str], probe
         "cpus_per_task": asked.cpus,
         "mem": f"{round(1024 * asked.mem_gb)}M" if asked.mem_gb is not None else None,
         "time": asked.time_minutes,
-        "nodes": 1,
+        "nodes": asked.nodes or 1,
         "ntasks_per_node": 1,
         "signal_delay_s": min(_SIGNAL, 15 * asked.time_minutes),
         "array_parallelism": len(batch.elements),
@@ -122,7 +130,7 @@ def parameters(batch: Batch, cluster: SlurmConfig, after: Collection[str], probe
         "dependency": ",".join(waits) or None,
         "stderr_to_stdout": True,
         # Since SLURM 22.05 a step no longer has its job's cores by itself.
-        "srun_args": [f"--cpus-per-task={asked.cpus}"],
+        "srun_args": [f"--cpus-per-task={asked.cpus}", *(_ONE_OWNER if (asked.nodes or 1) > 1 else ())],
         # Whatever the cluster does by default: a job that is to end before its time comes again.
         "additional_parameters": {"requeue": True, **never, **(asked.extra or {})},
     }
