@@ -25,7 +25,7 @@ from harness.keys import canonical
 from harness.plan import Node
 from harness.progress import Reporter
 from harness.provenance import cpus, hold, provenance
-from harness.ranks.launch import RankDiedError
+from harness.ranks.launch import RankDiedError, RankError
 from harness.stages import Context, Outcome, Stage
 from harness.store import UNUSABLE, Artifact, Manifest, Rows, Store
 from harness.world import ALONE, World
@@ -57,6 +57,8 @@ class Ending:
     machine's own, a process that `died`, a `store` that cannot be written."""
     log: Path | None = None
     """Where a failure's whole story stands."""
+    on: str | None = None
+    """The machine that met `io` trouble."""
 
 
 def perform(
@@ -76,9 +78,11 @@ def perform(
         return Ending(how="deferred", text=str(error))
     except Exception as error:  # one node's failure must not end the others' work; it is logged and reported
         kind, text = _kind(error, store), _first_line(error)
+        on = error.machine if isinstance(error, RankError) else machine()
         if kind in ("io", "store"):  # that of this machine, it may be
-            text = f"{text} (on {machine()})"
-        return Ending(how="failed", text=text, failure=kind, log=log_failure(store, node, error))
+            text = f"{text} (on {on})"
+        log = log_failure(store, node, error)
+        return Ending(how="failed", text=text, failure=kind, log=log, on=on if kind == "io" else None)
     note = "equal to one that is done" if how == "aliased" else f"{time.monotonic() - started:.1f} s"
     return Ending(how=how, text=f"{note}{_accounting(artifact)}")
 
@@ -223,7 +227,8 @@ def _kind(error: BaseException, store: Store) -> Failure:
         return "memory"
     if isinstance(error, RankDiedError):
         return "died"
-    if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+    first = error.__cause__ if isinstance(error, RankError) else error
+    if isinstance(first, OSError) and not isinstance(first, FileNotFoundError):
         return "io"
     return "error"
 

@@ -6,9 +6,14 @@ from pathlib import Path
 import pytest
 
 from harness.perform import _kind
+from harness.ranks.launch import RankError
 from harness.store import Store
+from tests import test_execute
 from tests.artifacts import quiet
 from tests.fakes import local, node, plan_of
+from tests.test_execute import FakeStages, fail, fake
+
+__all__ = ["fake"]  # a fixture
 
 
 @pytest.fixture
@@ -44,3 +49,13 @@ def test_trouble_with_a_disk_names_the_machine(store: Store, monkeypatch: pytest
     bad = node("sample", "bad", {"do": "io"})
     summary = local(plan_of(bad), store, quiet())
     assert summary.failed[bad.key].text == "[Errno 5] Input/output error (on n17)"
+
+
+def test_trouble_that_a_rank_met_names_its_machine(fake: FakeStages) -> None:
+    error = RankError("rank 1 on n3: [Errno 5] Input/output error")
+    error.machine, error.__cause__ = "n3", OSError(5, "Input/output error")
+    fake.actions["a"] = fail(error)
+    one = test_execute.node("train", "a")
+    ending = fake.execute(test_execute.plan_of(one)).failed[one.key]
+    assert (ending.failure, ending.on) == ("io", "n3")
+    assert ending.text.endswith("Input/output error (on n3)")

@@ -1,6 +1,8 @@
 """Out of memory: smaller batches at the next attempt, whoever makes it, and a manifest that says so."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,8 @@ from harness import memory
 from harness.engines import models, training
 from harness.progress import Reporter
 from harness.schedule import ATTEMPTS
-from harness.stages import Context
+from harness.stages import Context, train
+from harness.world import World
 from tests.engines.test_generation import SAMPLED, _requests
 from tests.engines.test_training import SPEC, rows_of
 from tests.test_execute import FakeStages, fail, fake, node, plan_of
@@ -109,3 +112,21 @@ def test_either_way_to_divide_a_step_gets_smaller() -> None:
     assert memory.smaller_training(SPEC, 2).micro_batch == 1
     by_tokens = memory.smaller_training(replace(SPEC, micro_batch=None, batch_tokens=4096), 4)
     assert (by_tokens.micro_batch, by_tokens.batch_tokens) == (None, 1024)
+
+
+def test_each_process_of_a_training_takes_less_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr("harness.ranks.launch.train", lambda policy, rows, spec, *_, **__: given.append(spec))
+    policy: Any = SimpleNamespace(model_path=tmp_path)
+    context = Context(
+        inputs={"policy": (policy,)},
+        params={"save_steps": 0},
+        store=tmp_path,
+        work=tmp_path,
+        reporter=Reporter(),
+        label="",
+        parts=2,
+        world=World(processes=2),
+    )
+    train._train(context, [], SPEC)
+    assert [(spec.micro_batch, spec.global_batch) for spec in given] == [(1, 4)]

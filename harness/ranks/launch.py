@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -51,7 +51,10 @@ _NO_SLURM = frozenset({"SLURM_JOB_ID", "SLURM_JOB_NODELIST"})
 
 
 class RankError(PrefsweepError):
-    """A rank failed in a way that it could tell."""
+    """A rank failed in a way that it could tell; an OSError that it told of is the cause."""
+
+    machine = ""
+    """Where it ran, as the cluster knows it."""
 
 
 class RankDiedError(PrefsweepError):
@@ -253,16 +256,25 @@ def _failure(folder: Path, code: int) -> PrefsweepError:
     # Ranks that have lost a peer tell so, too, and may do it before torchrun sees the one that died.
     causes = [error for error in told if not _LOST_PEER.search(error["text"])] or ([] if died else told)
     if causes:
-        first = causes[0]
-        if first["plain"]:
-            return RankError(first["text"])
-        where = f"rank {first['rank']} on {first['host']}"
-        return RankError("\n".join([f"{where}: {first['text']}", first["story"], *_last_lines(folder, first["rank"])]))
+        return _told(folder, causes[0])
     if died is None:
         lines = launcher.splitlines()[-_LAST_WORDS:]
         return RankDiedError("\n".join([f"the ranks ended with exit code {code}", *lines]))
     rank, cause = int(died[1]), signal.Signals(int(died[2])).name
     return RankDiedError("\n".join([f"rank {rank} died ({cause})", *_last_lines(folder, rank)]))
+
+
+def _told(folder: Path, first: Mapping[str, Any]) -> RankError:
+    """What a rank told, with what decides whether it is tried again, and where."""
+    text = first["text"]
+    if not first["plain"]:
+        said = f"rank {first['rank']} on {first['host']}: {text}"
+        text = "\n".join([said, first["story"], *_last_lines(folder, first["rank"])])
+    failure = RankError(text)
+    failure.machine = first["host"]
+    if first["system"] is not None:
+        failure.__cause__ = OSError(*first["system"])
+    return failure
 
 
 def _last_lines(folder: Path, rank: int) -> Sequence[str]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import sys
 import threading
 import time
@@ -78,17 +77,27 @@ def _end_with(parent: int) -> None:
 
 
 def _tell(path: Path, number: int, error: BaseException) -> None:
+    from harness.perform import machine
+
     _write(
         path,
         {
             "time": time.time(),
             "rank": number,
-            "host": platform.node(),
+            "host": machine(),
             "text": "out of memory" if isinstance(error, MemoryError) else str(error) or type(error).__name__,
+            "system": _of_system(error),
             "plain": isinstance(error, PrefsweepError),
             "story": "".join(traceback.format_exception(error)),
         },
     )
+
+
+def _of_system(error: BaseException) -> list[Any] | None:
+    """What makes an error of the system anew; None where it is none."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    return [error.errno, error.strerror, *([str(error.filename)] if error.filename else [])]
 
 
 def _write(path: Path, value: Any) -> None:

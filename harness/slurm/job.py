@@ -18,7 +18,7 @@ from submitit.core.job_environment import JobEnvironment
 from submitit.helpers import DelayedSubmission
 
 from harness.errors import PrefsweepError
-from harness.perform import Ending, free_memory, log_failure, machine, perform, prepare_process
+from harness.perform import Ending, free_memory, log_failure, perform, prepare_process
 from harness.plan import Node, Plan
 from harness.progress import Reporter
 from harness.retention import Retention
@@ -202,8 +202,8 @@ class _Work:
                 yield key, {"how": "missing", "text": "an input is not there", "failure": None, "log": None}
             else:
                 log = str(ending.log) if ending.log else None
-                where = machine() if ending.failure == "io" else None
-                yield key, {"how": ending.how, "text": ending.text, "failure": ending.failure, "log": log, "on": where}
+                facts = {"how": ending.how, "text": ending.text, "failure": ending.failure}
+                yield key, {**facts, "log": log, "on": ending.on}
 
 
 def failed(node: Node, store: Store) -> bool:

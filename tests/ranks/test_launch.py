@@ -72,8 +72,11 @@ def test_the_step_is_not_bent_by_the_one_it_stands_beside(job: None, monkeypatch
     assert "CUDA_VISIBLE_DEVICES" not in launch.environment(World(processes=2))
 
 
-def told(folder: Path, rank: int, when: float, text: str, *, plain: bool = False) -> None:
-    error = {"time": when, "rank": rank, "host": "n3", "text": text, "plain": plain, "story": "Traceback: the story"}
+def told(
+    folder: Path, rank: int, when: float, text: str, *, plain: bool = False, system: tuple[int, str] | None = None
+) -> None:
+    error = {"time": when, "rank": rank, "host": "n3", "text": text, "system": system}
+    error |= {"plain": plain, "story": "Traceback: the story"}
     (folder / f"rank-{rank}.error.json").write_text(json.dumps(error))
 
 
@@ -87,6 +90,14 @@ def test_a_failure_is_that_of_the_rank_that_failed_first(tmp_path: Path) -> None
     assert "the story" in str(failure)
     assert "last words" in str(failure)
     assert _kind(failure, store) == "memory"
+
+
+def test_trouble_with_a_disk_is_that_of_the_rank_s_machine(tmp_path: Path) -> None:
+    told(tmp_path, 1, 1.0, "[Errno 5] Input/output error", system=(5, "Input/output error"))
+    failure = launch._failure(tmp_path, 1)
+    assert isinstance(failure, RankError)
+    assert failure.machine == "n3"
+    assert _kind(failure, Store(tmp_path / "store").prepare()) == "io"
 
 
 REPORT = """

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from harness.slurm import run
-from harness.slurm.jobs import SlurmError
+from harness.slurm.jobs import Queue, SlurmError
 from tests.fakes import node, plan_of, sweep
 from tests.slurm.conftest import Desk, cluster
 
@@ -96,6 +96,28 @@ def test_a_slurm_that_falls_silent_is_asked_again(desk: Desk, then: Callable[...
     then(lambda: desk.slurm.refuse("squeue", "Unable to contact slurm controller"), lambda: None, come_back)
     assert desk.type(plan_of(node("sample", "only")), wait=True).ok
     assert desk.said().count("Unable to contact slurm controller") == 1
+
+
+def test_one_that_is_silent_just_when_something_is_submitted_once_more_is_asked_again(
+    desk: Desk, then: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only, again = node("sample", "only"), run._Run._again
+    silence = ["Unable to contact slurm controller"]
+
+    def silent_once(self: run._Run, queue: Queue) -> bool:
+        if silence:
+            desk.slurm.refuse("squeue", silence.pop())
+        return again(self, queue)
+
+    def leave() -> None:
+        with desk.store.claim(only.key):
+            desk.work("sample")
+        ended(desk, sample="COMPLETED")
+
+    monkeypatch.setattr(run._Run, "_again", silent_once)
+    then(leave, lambda: desk.slurm.refuse("squeue", ""), lambda: desk.work("sample"))
+    assert desk.type(plan_of(only), wait=True).ok
+    assert len(desk.slurm.calls("sbatch")) == 2
 
 
 def test_a_slurm_that_stays_silent_ends_the_command(

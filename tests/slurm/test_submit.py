@@ -333,6 +333,18 @@ def test_where_no_other_machine_is_left_a_bad_one_will_do(desk: Desk, monkeypatc
     assert "submitted" in desk.said()
 
 
+def test_a_lost_answer_does_not_have_a_job_submitted_twice(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "n17")
+    bad = node("sample", "bad", {"do": "io"})
+    desk.type(plan_of(bad))
+    desk.work("sample")
+    desk.age(jobs.GRACE + 1)
+    desk.slurm.refuse("sbatch --exclude", "sbatch: error: Socket timed out on send/recv operation")
+    with pytest.raises(SlurmError, match="timed out"):
+        desk.type(plan_of(bad))
+    assert len(desk.slurm.calls("sbatch")) == 2
+
+
 def test_squeue_is_asked_once_and_not_at_all_where_all_is_done(desk: Desk) -> None:
     plan = plan_of(*sweep(2))
     desk.type(plan)
