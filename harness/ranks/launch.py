@@ -43,6 +43,13 @@ _OF_STEP = re.compile(
     r"|PROCID|LOCALID|NODEID|TASK_PID)"
 )
 
+_DIED = re.compile(r"rank\s*:\s*(\d+) \(local_rank: \d+\)\s+exitcode\s*:\s*-(\d+)")
+"""What torchrun reports of a rank that a signal has ended."""
+
+_LOST_PEER = re.compile(
+    r"closed by peer|reset by peer|broken pipe|remote process exited|ncclRemoteError|connection closed", re.IGNORECASE
+)
+
 _NO_SLURM = frozenset({"SLURM_JOB_ID", "SLURM_JOB_NODELIST"})
 
 
@@ -255,21 +262,22 @@ class _Shown:
 
 
 def _failure(folder: Path, code: int) -> PrefsweepError:
-    """What went wrong, by the word of the rank that failed first; where none had one, by what torchrun saw."""
-    told = [json.loads(path.read_text()) for path in folder.glob("rank-*.error.json")]
-    if told:
-        first = min(told, key=lambda error: error["time"])
+    """What went wrong first: what a rank told, that one was killed, or what the launcher says."""
+    told = sorted((json.loads(path.read_text()) for path in folder.glob("rank-*.error.json")), key=lambda e: e["time"])
+    launcher = (folder / "launcher.log").read_text(errors="replace") if (folder / "launcher.log").exists() else ""
+    died = _DIED.search(launcher)
+    # Ranks that have lost a peer tell so, too, and may do it before torchrun sees the one that died.
+    causes = [error for error in told if not _LOST_PEER.search(error["text"])] or ([] if died else told)
+    if causes:
+        first = causes[0]
         if first["plain"]:
             return RankError(first["text"])
         where = f"rank {first['rank']} on {first['host']}"
         return RankError("\n".join([f"{where}: {first['text']}", first["story"], *_last_lines(folder, first["rank"])]))
-    launcher = (folder / "launcher.log").read_text(errors="replace")
-    died = re.search(r"rank\s*:\s*(\d+) \(local_rank: \d+\)\s+exitcode\s*:\s*(-?\d+)", launcher)
     if died is None:
         lines = launcher.splitlines()[-_LAST_WORDS:]
         return RankDiedError("\n".join([f"the ranks ended with exit code {code}", *lines]))
-    rank, ended = int(died[1]), int(died[2])
-    cause = signal.Signals(-ended).name if ended < 0 else f"exit code {ended}"
+    rank, cause = int(died[1]), signal.Signals(int(died[2])).name
     return RankDiedError("\n".join([f"rank {rank} died ({cause})", *_last_lines(folder, rank)]))
 
 
