@@ -86,7 +86,7 @@ def test_two_processes_draw_the_curve_of_one(site: Site, tiny_policy: Path) -> N
 
 
 def test_no_process_outlives_its_job(site: Site, tiny_policy: Path) -> None:
-    """Told that its end is near a job of two machines comes again, goes on from its checkpoint, and can be cancelled."""
+    """A job of two machines that is told of its end comes again, goes on from its checkpoint, and is cancelled."""
     long = ("train.max_steps=100000", "train.save_steps=100")
     here = begin(site, site.store.root, tiny_policy, "cluster=debug", "cluster.threads=1", "train.max_steps=0")
     assert here.wait(200) == 0

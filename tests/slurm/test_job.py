@@ -9,6 +9,7 @@ from harness.slurm import batches, job
 from harness.slurm.job import Element, Exit
 from harness.stages import Context, Outcome
 from harness.store import Rows
+from harness.world import World
 from tests.fakes import FakeStage, Spec, find, journal, node, plan_of, sweep
 from tests.slurm.conftest import Desk, cluster
 
@@ -24,6 +25,30 @@ def test_jobs_do_a_sweep_and_every_node_once(desk: Desk) -> None:
     assert set(journal(desk.store).values()) == {1}
     assert desk.type(plan).later == []
     assert find(desk.store, plan.nodes[next(iter(plan.nodes))]).manifest.provenance["threads"] == 4
+
+
+def test_a_training_is_given_its_processes_and_its_record_names_them(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.cluster = cluster("cluster.stages.train.nodes=2", "cluster.stages.train.gpus=2")
+    rows = node("pairs", "rows")
+    trained = node("train", "trained", pairs=rows)
+    worlds: list[World] = []
+
+    class Seen(FakeStage):
+        def run(self, context: Context, spec: Spec) -> Outcome:
+            worlds.append(context.world)
+            return super().run(context, spec)
+
+    monkeypatch.setattr("harness.perform._stage", lambda name: Seen())
+    desk.type(plan_of(rows, trained))
+    assert desk.work("pairs") == [0]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert desk.work("train") == [0]
+    assert worlds[1] == World(machines=2, processes=2, threads=2, devices="2,5")
+    made = find(desk.store, trained).manifest.provenance
+    assert (made["processes"], made["machines"], made["threads"], made["sharding"]) == (4, 2, 2, "full")
+    assert "processes" not in find(desk.store, rows).manifest.provenance
 
 
 def test_a_failure_ends_the_job_with_a_code_after_the_other_nodes(desk: Desk) -> None:

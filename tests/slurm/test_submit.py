@@ -54,6 +54,17 @@ def test_the_script_of_an_array(desk: Desk) -> None:
     assert found.replace(sys.executable, "PYTHON").strip() == GOLDEN.read_text().strip()
 
 
+def test_a_job_of_several_machines_begins_with_one_process_which_knows_of_the_others(desk: Desk) -> None:
+    desk.cluster = cluster("cluster.stages.train.nodes=2", "cluster.stages.train.gpus=4", "cluster.sharding=none")
+    desk.type(plan_of(*sweep(1)))
+    assert desk.slurm.option(4, "nodes") == "2"
+    assert desk.slurm.option(4, "gpus-per-node") == "4"
+    assert " --nodes=1 --ntasks=1 --relative=0 " in desk.slurm.script(4)
+    world = {"machines": 2, "processes": 4, "threads": 1, "sharding": "none", "devices": None}
+    assert [batch.world for batch in desk.batches()] == [{}, {}, {}, world, {}, {}]
+    assert " --ntasks=1 " not in desk.slurm.script(5)
+
+
 def test_only_stages_with_a_language_model_ask_for_a_gpu(desk: Desk) -> None:
     desk.type(plan_of(*sweep(3)))
     asked = {desk.slurm.name(n).split("-")[1]: desk.slurm.option(n, "gpus-per-node") for n in range(1, 7)}
