@@ -1,8 +1,8 @@
 """Training through the launcher of several processes on this machine's GPUs, against one process without it.
 
 `python -m tests.benchmarks.gpu_ranks [PROCESSES]`, 1 by default, which takes the whole way (torchrun, NCCL, FSDP) with
-one GPU. A step has eight pairs, so that PROCESSES is 1, 2, 4 or 8. Prints the seconds and the largest difference of each
-way of training, and ends with 1 where the curves differ.
+one GPU. A step has eight pairs, so that PROCESSES is 1, 2, 4 or 8. It prints the seconds and the largest difference of
+each way of training, and ends with 1 where the curves differ.
 """
 
 import dataclasses

@@ -94,8 +94,12 @@ def test_no_process_outlives_its_job(site: Site, tiny_policy: Path) -> None:
     _, text = command.communicate(timeout=60)
     assert command.returncode == 0, text
     wait_until(lambda: list(site.store.root.glob("work/*/*/checkpoints/*/whole")), 90, "a checkpoint")
-    before = {process.pid for process in ranks(site)}
+    found = ranks(site)
+    before = {process.pid for process in found}
     assert len(before) >= 4  # torchrun and a rank on each machine
+    trained = [process.environ() for process in found if "harness.ranks.rank" in process.cmdline()]
+    assert {one["RANK"] for one in trained} == {"0", "1"}
+    assert all(one["CUDA_VISIBLE_DEVICES"] for one in trained)
     site.slurm("scancel", "--signal=USR2", site.jobs("RUNNING")[0])
     wait_until(lambda: before.isdisjoint(process.pid for process in ranks(site)), 30, "they have ended")
     wait_until(lambda: begun_at(site) >= 100, 90, "the training goes on from its checkpoint")
