@@ -265,4 +265,5 @@ def gathered_weights(trainer: Any, dtype: torch.dtype | None, world: World | Non
     if not isinstance(trainer.model_wrapped, FSDPModule):
         raise PrefsweepError("the weights of this training should have been sharded, and were not")
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    return {name: tensor.to(dtype) if dtype else tensor for name, tensor in state.items()}
+    tied = getattr(trainer.model, "all_tied_weights_keys", {})  # gathered twice; a file has them once
+    return {name: tensor.to(dtype) if dtype else tensor for name, tensor in state.items() if name not in tied}
