@@ -20,6 +20,7 @@ from harness.ranks.launch import RankDiedError, RankError
 from harness.world import World
 from tests.engines.test_training import LORA, SPEC, rows_of
 from tests.processes import ROOT, wait_until
+from tests.tiny import save_tiny_policy
 
 TWO = World(processes=2)
 
@@ -77,14 +78,15 @@ class _Killing(Reporter):
         pass
 
 
-def test_sharded_killed_and_gone_on_with(tiny_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """FSDP in bfloat16 autocast; 11 pairs leave three micro-batches to the last step of every pass."""
+def test_sharded_killed_and_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FSDP of tied weights in bfloat16 autocast; 11 pairs leave three micro-batches to the last step of every pass."""
     monkeypatch.setattr(launch, "_POLL", 0.02)
     monkeypatch.setattr(launch, "_TOLD", 0.0)
     spec = dataclasses.replace(
         SPEC, micro_batch=1, epochs=8.0, learning_rate=1e-4, autocast="bfloat16", save_dtype="bfloat16"
     )
-    rows, folder = rows_of(tiny_policy, 11), tmp_path / "two"
+    policy = save_tiny_policy(tmp_path / "policy", tied=True)
+    rows, folder = rows_of(policy, 11), tmp_path / "two"
 
     def kill() -> None:
         (rank,) = (p for p in processes(folder / "ranks") if p.environ().get("RANK") == "1")
@@ -92,13 +94,13 @@ def test_sharded_killed_and_gone_on_with(tiny_policy: Path, tmp_path: Path, monk
 
     killing = _Killing(12, kill)
     with pytest.raises(RankDiedError, match=r"^rank 1 died \(SIGKILL\)"):
-        by_two(tiny_policy, rows, spec, folder, save_steps=4, reporter=killing)
+        by_two(policy, rows, spec, folder, save_steps=4, reporter=killing)
     assert processes(folder / "ranks") == []
     assert not (folder / "ranks").exists()
     going_on = _Killing(-1, kill)
-    history = by_two(tiny_policy, rows, spec, folder, save_steps=4, reporter=going_on)
+    history = by_two(policy, rows, spec, folder, save_steps=4, reporter=going_on)
     assert going_on.begun_at[0] >= 8
-    assert_equal(alone(tiny_policy, rows, spec, tmp_path / "one"), history)
+    assert_equal(alone(policy, rows, spec, tmp_path / "one"), history)
     one, two = weights(tmp_path / "one"), weights(folder)
     assert one.keys() == two.keys()
     assert {tensor.dtype for tensor in two.values()} == {torch.bfloat16}
