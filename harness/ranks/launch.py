@@ -165,7 +165,8 @@ def command(folder: Path, world: World) -> list[str]:
         return machine
     step = ["srun", f"--jobid={os.environ['SLURM_JOB_ID']}", f"--nodes={world.machines}", f"--ntasks={world.machines}"]
     # The step stands beside the one that this process is, on the same cores, memory and GPUs.
-    step += ["--ntasks-per-node=1", f"--cpus-per-task={world.threads * world.processes}", "--mem=0", "--overlap"]
+    cores = os.environ.get("SLURM_CPUS_PER_TASK", "1")  # all of the job's on each machine, however few
+    step += ["--ntasks-per-node=1", f"--cpus-per-task={cores}", "--mem=0", "--overlap"]
     return [*step, "--kill-on-bad-exit=1", "--unbuffered", *machine]
 
 

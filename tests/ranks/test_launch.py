@@ -28,7 +28,15 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "scontrol").write_text(SCONTROL)
     (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    for name, value in {"JOB_ID": "41", "JOB_NODELIST": "n[3-4]", "NTASKS": "1", "STEP_ID": "0", "PROCID": "0"}.items():
+    given = {
+        "JOB_ID": "41",
+        "JOB_NODELIST": "n[3-4]",
+        "CPUS_PER_TASK": "12",
+        "NTASKS": "1",
+        "STEP_ID": "0",
+        "PROCID": "0",
+    }
+    for name, value in given.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
 
 
