@@ -1,4 +1,4 @@
-"""A training by two processes in a job: the curve of one process, and no process that outlives its job."""
+"""A training by two processes in a job: the curve of one process."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ import psutil
 from harness.store import Artifact, Store
 from tests.cluster.conftest import Site
 from tests.cluster.training import plan
-from tests.processes import start, wait_until
+from tests.processes import start
 
 ON_SLURM = (
     "cluster=slurm",
@@ -83,38 +83,3 @@ def test_two_processes_draw_the_curve_of_one(site: Site, tiny_policy: Path) -> N
         assert one.keys() == several.keys()
         assert all(np.allclose(one[name], several[name], atol=1e-4) for name in one)
     assert ranks(site) == []
-
-
-def test_no_process_outlives_its_job(site: Site, tiny_policy: Path) -> None:
-    """A job of two machines that is told of its end comes again, goes on from its checkpoint, and is cancelled."""
-    long = ("train.max_steps=100000", "train.save_steps=100")
-    here = begin(site, site.store.root, tiny_policy, "cluster=debug", "cluster.threads=1", "train.max_steps=0")
-    assert here.wait(200) == 0
-    command = begin(site, site.store.root, tiny_policy, *ON_SLURM, *SHAPES["two machines"], *long, "wait=false")
-    _, text = command.communicate(timeout=60)
-    assert command.returncode == 0, text
-    wait_until(lambda: list(site.store.root.glob("work/*/*/checkpoints/*/whole")), 90, "a checkpoint")
-    found = ranks(site)
-    before = {process.pid for process in found}
-    assert len(before) >= 4  # torchrun and a rank on each machine
-    trained = [process.environ() for process in found if "harness.ranks.rank" in process.cmdline()]
-    assert {one["RANK"] for one in trained} == {"0", "1"}
-    assert all(one["CUDA_VISIBLE_DEVICES"] for one in trained)
-    site.slurm("scancel", "--signal=USR2", site.jobs("RUNNING")[0])
-    wait_until(lambda: before.isdisjoint(process.pid for process in ranks(site)), 30, "they have ended")
-    wait_until(lambda: begun_at(site) >= 100, 90, "the training goes on from its checkpoint")
-    site.slurm("scancel", *site.jobs())
-    site.settle()
-    wait_until(lambda: not ranks(site), 10, "no process is left")
-    *_, node = plan(str(tiny_policy), *long).nodes.values()
-    assert site.store.owner(node.key) is None
-
-
-def begun_at(site: Site) -> int:
-    """The step that the training in hand has begun at; -1 where it has not begun."""
-    for path in site.store.root.glob("work/*/*/ranks/progress"):
-        for line in path.read_text().splitlines()[:2]:
-            kind, *rest = json.loads(line)
-            if kind == "open":
-                return int(rest[3])
-    return -1
