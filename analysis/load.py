@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis import answers, schema
 from analysis.comparability import comparable_facts
-from harness import record
+from harness import cost, record
 from harness.judges.models import SELECTED
 from harness.stages.pairs import why_empty
 from harness.store import Artifact, Store
@@ -24,7 +24,9 @@ def load_results(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
         StoreError: no store there, or no such sweep; lists the sweeps there are.
     """
     opened = Store(Path(store)).check()
-    rows = [_row(opened, key, point) for key, point in _points(opened, sweep).items()]
+    points = _points(opened, sweep)
+    spent = _spent(opened, points)
+    rows = [{**_row(opened, key, point), "gpu_hours": spent[key].facts()["gpu_hours"]} for key, point in points.items()]
     # Points may have keys of their own, such as the weights of their reward.
     configuration = list(dict.fromkeys(name for row in rows for name in row if name not in _FIXED))
     frame = pd.DataFrame(
@@ -124,6 +126,22 @@ def _points(store: Store, sweep: str | None) -> dict[str, Any]:
         recorded = record.read(store, name)
         points |= {key: {**point, "sweep": recorded} for key, point in recorded.points.items()}
     return points
+
+
+def _spent(store: Store, points: Mapping[str, Any]) -> dict[str, cost.Cost]:
+    """Machine time by point; an artifact counts once, however many nodes it is the content of."""
+    homes: dict[str, str] = {}
+    costs: dict[str, cost.Cost] = {}
+    needed: dict[str, set[str]] = {}
+    for point_id, point in points.items():
+        sweep = point["sweep"]
+        keys = {key for own in point["nodes"].values() for key in (own, *sweep.ancestors(own))}
+        for key in keys - homes.keys():
+            if (found := store.find(sweep.nodes[key]["stage"], key)) is not None:
+                homes[key] = str(found.folder)
+                costs[homes[key]] = cost.of(found.manifest.provenance)  # an alias has its original's
+        needed[point_id] = {homes[key] for key in keys if key in homes}
+    return cost.split(needed, costs)
 
 
 def _cell(nodes: Mapping[str, str]) -> str:

@@ -67,6 +67,7 @@ MEASURES: Final[dict[str, str]] = {
     "chosen_logp_change": "mean change of the chosen response's log-probability in the last batch, nats",
     "rejected_logp_change": "mean change of the rejected response's log-probability in the last batch, nats",
     "seconds": "training time",
+    "gpu_hours": "GPU hours of all that the result needed, those of shared work split evenly among the results",
 }
 
 VERDICTS: Final[dict[str, str]] = {

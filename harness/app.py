@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import dry_run, execute, record
+from harness import dry_run, execute, prefetch, record
 from harness.cluster import SlurmConfig, check_slurm, check_vllm
-from harness.config import ClusterConfig, Config, RunOptions, check, read
+from harness.config import ClusterConfig, Config, RunOptions, check, read, trains
 from harness.errors import ConfigError
 from harness.judges.expected import check_asking
 from harness.plan import Plan, make_plan
@@ -18,6 +18,7 @@ from harness.progress import Reporter
 from harness.retention import Retention
 from harness.schedule import Summary
 from harness.store import Store
+from harness.world import World
 
 _OPTIONS = {f.name for f in dataclasses.fields(RunOptions)}
 
@@ -29,12 +30,21 @@ def split(composed: Mapping[str, Any]) -> tuple[Config, RunOptions]:
         ConfigError: unknown or missing keys, wrong types, contradictions.
     """
     options = {name: value for name, value in composed.items() if name in _OPTIONS}
-    point = {name: value for name, value in composed.items() if name not in _OPTIONS}
     read_options = read(RunOptions, options)
     if not re.fullmatch(r"\w[\w.+-]*", read_options.sweep):
         raise ConfigError(f"sweep: {read_options.sweep!r} names a file; expected letters, digits, and any of _ . + -")
+    if read_options.max_nodes < 1:
+        raise ConfigError(f"max_nodes: expected 1 or more, got {read_options.max_nodes}; yes=true allows any number")
     _check_cluster(read_options.cluster)
-    return check(read(Config, point)), read_options
+    return _point(composed), read_options
+
+
+def _point(composed: Mapping[str, Any]) -> Config:
+    return check(read(Config, {name: value for name, value in composed.items() if name not in _OPTIONS}))
+
+
+def _same_options(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one.get(name) == other.get(name) for name in _OPTIONS)
 
 
 def _check_cluster(cluster: ClusterConfig | SlurmConfig) -> None:
@@ -46,6 +56,34 @@ def _check_cluster(cluster: ClusterConfig | SlurmConfig) -> None:
         value = getattr(cluster, name)
         if value is not None and value < 1:
             raise ConfigError(f"cluster.{name}: expected 1 or more, or null for all cores, got {value}")
+    if cluster.gpus_per_worker < 1:
+        raise ConfigError(f"cluster.gpus_per_worker: expected 1 or more, got {cluster.gpus_per_worker}")
+    if cluster.name == "debug" and cluster.gpus_per_worker > 1:
+        raise ConfigError("cluster.gpus_per_worker: one process has one accelerator; choose cluster=local for more")
+
+
+def check_batches(configs: Sequence[Config], cluster: ClusterConfig | SlurmConfig) -> None:
+    """Refuse a batch that cannot be dealt out evenly to the processes of a training.
+
+    Raises:
+        ConfigError: names the batch, and where the number of processes comes from.
+    """
+    if isinstance(cluster, SlurmConfig):
+        world, asked = cluster.world("train"), cluster.resources("train")
+        places = [f"{cluster.place('train', name)}={getattr(asked, name)}" for name in ("nodes", "gpus")]
+    else:
+        world, places = World(processes=cluster.gpus_per_worker), [f"cluster.gpus_per_worker={cluster.gpus_per_worker}"]
+    for config in configs:
+        settings = config.train
+        if not trains(config) or settings.max_steps == 0:
+            continue
+        at_once = settings.micro_batch if settings.batch_tokens is None else 1
+        if settings.global_batch % (at_once * world.size):
+            times = f"train.micro_batch={at_once} times " if settings.batch_tokens is None else ""
+            raise ConfigError(
+                f"train.global_batch: {settings.global_batch} is no multiple of {times}the {world.size} processes of a "
+                f"training ({', '.join(places)}), which are each dealt as much of a step"
+            )
 
 
 def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None, plan_dir: Path | None = None) -> int:
@@ -59,25 +97,34 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None,
         StoreError: the store cannot be used as it is; nothing has been done then.
     """
     reporter = reporter or Reporter()
-    pairs = [split(one) for one in composed]
-    configs, options = [config for config, _ in pairs], pairs[0][1]
-    if any(other != options for _, other in pairs):
+    options = split(composed[0])[1]
+    configs = [_point(one) for one in composed]
+    # Those of thousands of points are read only where they are not written alike.
+    if any(not _same_options(one, composed[0]) and split(one)[1] != options for one in composed):
         raise ConfigError(
             f"{', '.join(sorted(_OPTIONS))}: one value for all points of a command; these cannot be swept"
         )
     store = Store(Path(options.store).expanduser())
+    check_batches(configs, options.cluster)
     plan = make_plan(configs, store, regressions_early=options.keep_weights == "none")
-    _check_tasks(plan, store, configs[0], options)
+    if (store.root / "store.json").exists():
+        store.check()
+    if not options.prefetch:
+        _check_tasks(plan, store, configs[0], options)
     if options.dry_run:
-        if (store.root / "store.json").exists():
-            store.check()
         outline = dry_run.outline(plan, store)
         dry_run.show(outline, reporter)
         dry_run.write(outline, plan_dir or Path(), reporter)
         execute.check(plan, plan.found(store))
         return 0
+    if options.prefetch:
+        count = prefetch.fetch(plan, plan.found(store), reporter)
+        reporter.line(f"{count} models are in the hub's cache" if count else "nothing that is to do comes from a hub")
+        return 0
+    counts = dry_run.counts(plan, store)
+    _check_size(counts, options)
     store.prepare()
-    dry_run.show(dry_run.counts(plan, store), reporter)
+    dry_run.show(counts, reporter)
     found = plan.found(store)
     execute.check(plan, found)
     check_asking(plan, found)
@@ -104,6 +151,16 @@ def _check_tasks(plan: Plan, store: Store, config: Config, options: RunOptions) 
         from harness.engines import lm_eval
 
         lm_eval.check_tasks(options.cluster.python.lm_eval, sorted(todo), config.regressions.include)
+
+
+def _check_size(counts: dry_run.Outline, options: RunOptions) -> None:
+    """Refuse to begin more than may be meant; a sweep that is larger, but mostly done, goes on."""
+    todo = sum(counts.todo.values())
+    if todo > options.max_nodes and not options.yes:
+        raise ConfigError(
+            f"max_nodes: {todo:,} units of work are to do, more than {options.max_nodes:,}; look at them with "
+            "dry_run=true, then narrow the sweep, or begin them all with yes=true"
+        )
 
 
 def _last_line(sweep: str, plan: Plan, summary: Summary) -> str:

@@ -33,6 +33,8 @@ HEARTBEAT = 15.0
 DEAD_AFTER = 180.0
 """Seconds without a sign of life after which an owner on another machine counts as dead."""
 
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+
 _STEP_ASIDE = 0.05
 """Seconds at most before one of two who claimed at the same moment tries again."""
 
@@ -165,8 +167,14 @@ def _create(claim: Claim) -> bool:
     try:
         _write(partial, claim.owner)
         os.link(partial, claim.file)  # fails where the name is taken, and never shows a half-written record
-    except (FileExistsError, FileNotFoundError):  # taken; or the folder was removed by an owner that has finished
+    except FileExistsError:  # taken; unless the answer to a first request got lost, and this is the one to a second
+        return _is(claim.file, claim.owner)
+    except FileNotFoundError:  # the folder was removed by an owner that has finished
         return False
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            raise PrefsweepError(f"store: the file system of {folder} has no hard links, which claims need") from None
+        raise
     finally:
         partial.unlink(missing_ok=True)
     return True
@@ -244,7 +252,7 @@ def _lives(owner: Owner, file: Path) -> bool:
         if born is not None or not _hidden(owner.pid):
             return born == owner.born
     try:
-        return _now(file.parent) - file.stat().st_mtime < DEAD_AFTER
+        return now(file.parent) - file.stat().st_mtime < DEAD_AFTER
     except FileNotFoundError:
         return False
 
@@ -260,7 +268,7 @@ def _hidden(pid: int) -> bool:
     return False
 
 
-def _now(folder: Path) -> float:
+def now(folder: Path) -> float:
     """The time by the clock that stamps the files of this folder, which need not be this machine's."""
     probe = folder / f"{secrets.token_hex(8)}.partial"
     try:

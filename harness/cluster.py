@@ -1,14 +1,21 @@
 """What jobs of a SLURM cluster ask for, by stage; never part of a key."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from harness.errors import ConfigError
+from harness.processes import python_path
+from harness.world import Sharding, World
 
 GPU_STAGES = frozenset({"sample", "reference", "train", "respond", "lm_eval"})
 """Stages that run a language model; the others ask for a GPU only where their own block says so."""
+
+TRAINING_STAGES = frozenset({"train"})
+"""Stages whose nodes are each done by a process for every GPU, on several machines where that is asked for; the others
+use one GPU of those they are given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +72,18 @@ class ResourcesConfig:
     """Quality of service."""
     constraint: str | None
     """Features that a machine must have, in sbatch's words."""
+    nodes: int | None
+    """Machines of a job; several for a training only, in the block of that stage."""
     gpus: int | None
-    """GPUs of a job; `cluster.default.gpus` is for the stages that run a language model."""
+    """GPUs of a job on each of its machines, one process of a training for each; `cluster.default.gpus` is for the
+    stages that run a language model."""
     gpu_type: str | None
     """Kind of the GPUs, as the cluster calls it."""
     cpus: int | None
-    """CPU cores of a job, and its threads; results in float32 are the same only for the same number."""
+    """CPU cores of a job on each of its machines, and its threads, which processes share; results in float32 are the
+    same only for the same number."""
     mem_gb: float | None
-    """Memory of a job in gigabytes."""
+    """Memory of a job on each of its machines in gigabytes."""
     time_minutes: int | None
     """Time limit. A job that reaches it goes on from its last shard or checkpoint; see `cluster.max_requeue`."""
     nodes_per_job: int | None
@@ -114,6 +125,12 @@ class SlurmConfig:
     """Jobs and array elements of this store in the queue at most; the rest is left to the same command again."""
     max_requeue: int
     """How often a job that was preempted or reached its time limit is put back into the queue."""
+    sharding: Sharding
+    """How a training on several GPUs holds the model: `full`, spread over all; `none`, whole on each."""
+    offline: bool
+    """Switch the model hub off in jobs; what they need must be in its cache (`prefetch=true`)."""
+    probe: bool
+    """Have a first small job see whether such machines see the store and the Python of the jobs, unless it is known."""
     default: ResourcesConfig
     """What every job asks for unless its stage says otherwise."""
     stages: StagesConfig
@@ -132,6 +149,25 @@ class SlurmConfig:
             merged["gpus"] = 0
         return ResourcesConfig(**merged)
 
+    def world(self, stage: str) -> World:
+        """The processes that a node of a stage is done by."""
+        asked = self.resources(stage)
+        assert asked.cpus is not None
+        if stage not in TRAINING_STAGES:
+            return World(threads=asked.cpus)
+        processes = max(1, asked.gpus or 0)
+        threads = max(1, asked.cpus // processes)
+        return World(machines=asked.nodes or 1, processes=processes, threads=threads, sharding=self.sharding)
+
+    def interpreters(self) -> dict[str, tuple[str, str]]:
+        """What jobs run: by what names it, an interpreter and the code that shows that it can do the work."""
+        found = {"the Python of this command": (sys.executable, "import harness.slurm.job")}
+        for engine, named in _fields(self.python).items():
+            if named is not None:
+                look = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({engine!r}) is None)"
+                found[f"cluster.python.{engine}"] = (python_path(named), look)
+        return found
+
     def place(self, stage: str, field: str) -> str:
         """Dotted key that decides a field of a stage's resources."""
         own = getattr(getattr(self.stages, stage), field) is not None
@@ -142,7 +178,7 @@ def _fields(config: Any) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
 
 
-_LEAST = {"gpus": 0, "cpus": 1, "mem_gb": 0.001, "time_minutes": 1, "nodes_per_job": 1}
+_LEAST = {"nodes": 1, "gpus": 0, "cpus": 1, "mem_gb": 0.001, "time_minutes": 1, "nodes_per_job": 1}
 
 _OURS = frozenset({"array", "dependency", "error", "job-name", "open-mode", "output", "requeue", "signal"})
 """Flags that the harness sets."""
@@ -161,6 +197,12 @@ def check_slurm(config: SlurmConfig) -> SlurmConfig:
     _check_block("cluster.default", config.default)
     for stage in _fields(config.stages):
         _check_block(f"cluster.stages.{stage}", getattr(config.stages, stage))
+        asked = config.resources(stage).nodes or 1
+        if asked > 1 and stage not in TRAINING_STAGES:
+            raise ConfigError(
+                f"{config.place(stage, 'nodes')}: expected 1 for {stage}, got {asked}; only a training runs on several "
+                "machines: cluster.stages.train.nodes"
+            )
     for name in ("cpus", "nodes_per_job", "time_minutes"):
         if getattr(config.default, name) is None:
             raise ConfigError(f"cluster.default.{name}: expected a number, got null")
@@ -177,6 +219,11 @@ def _check_block(path: str, block: ResourcesConfig) -> None:
             raise ConfigError(
                 f"{path}.extra.{flag}: expected a flag of sbatch without dashes before it, and none that the harness "
                 f"sets itself: {', '.join(sorted(_OURS))}"
+            )
+        if flag == "clusters":
+            raise ConfigError(
+                f"{path}.extra.clusters: jobs that are submitted elsewhere would not be found again; expected the "
+                "variable SLURM_CLUSTERS in the environment instead, which all commands of SLURM follow"
             )
         if not isinstance(value, str | int | float):
             raise ConfigError(f"{path}.extra.{flag}: expected text, a number or true, got {value!r}")

@@ -10,6 +10,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, TypeVar, Union
 
 from harness import model_rewards, prompt_datasets
@@ -20,6 +21,7 @@ from harness.model_rewards import ModelRewardConfig
 from harness.positions import check_pair
 from harness.prompt_datasets import DatasetPromptsConfig
 from harness.regressions import RegressionsConfig, check_regressions
+from harness.world import Sharding
 
 T = TypeVar("T")
 
@@ -251,6 +253,11 @@ class ClusterConfig:
     """Interpreters of engines."""
     vllm: VllmConfig = field(default_factory=VllmConfig)
     """What vLLM takes of the GPUs."""
+    gpus_per_worker: int = 1
+    """`local`: accelerators of each worker. A training uses all of them, one process for each; other work the first."""
+    sharding: Sharding = "full"
+    """`local`: how a training on several accelerators holds the model: `full`, spread over all; `none`, whole on each.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,6 +289,12 @@ class RunOptions:
     """Name under which the points are recorded."""
     dry_run: bool
     """Plan, print and write `plan.json`, but do no work."""
+    prefetch: bool
+    """Fetch what comes from a hub into its cache, but do no work."""
+    max_nodes: int
+    """Units of work that a command may begin unless `yes` is set; what is done or in other hands does not count."""
+    yes: bool
+    """Begin however much work there is to do."""
     wait: bool | None
     """Follow nodes that other commands or jobs are at until they are done; otherwise leave them to those. None: as the
     cluster has it, which is to follow everywhere but on SLURM."""
@@ -303,7 +316,7 @@ def read(kind: type[T], data: Any, path: str = "") -> T:
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{path or 'config'}: expected a group of keys, got {data!r}")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(typing.cast("type", kind))  # mypy does not know that type[T] can be hashed
     unknown = sorted(set(map(str, data)) - set(hints))
     if unknown:
         raise ConfigError(f"{_join(path, unknown[0])}: unknown key; valid keys are {', '.join(sorted(hints))}")
@@ -311,6 +324,12 @@ def read(kind: type[T], data: Any, path: str = "") -> T:
     if missing:
         raise ConfigError(f"{_join(path, missing[0])}: missing")
     return kind(**{name: _value(hint, data[name], _join(path, name)) for name, hint in hints.items()})
+
+
+@lru_cache(maxsize=64)
+def _hints(kind: type) -> dict[str, Any]:
+    """Types of a dataclass's fields; finding them out takes longer than reading what thousands of points hold."""
+    return typing.get_type_hints(kind)
 
 
 def _join(path: str, name: str) -> str:
@@ -331,7 +350,7 @@ def _value(hint: Any, value: Any, path: str) -> Any:  # noqa: PLR0911 (one retur
         if value is None:
             return None
         kinds = [arg for arg in typing.get_args(hint) if arg is not type(None)]
-        return _value(_with_keys(kinds, value) or _named(kinds, value, path), value, path)
+        return _value(_meant(kinds, value, path), value, path)
     if origin is not None:
         return _values(hint, value, path)
     if hint is Any:
@@ -357,26 +376,22 @@ def _values(hint: Any, value: Any, path: str) -> Any:
     return {str(name): _value(inner, item, _join(path, str(name))) for name, item in value.items()}
 
 
-def _with_keys(kinds: Sequence[Any], value: Any) -> Any:
-    """The only kind, or of several dataclasses the one whose keys a group has; None where no one fits."""
-    keys = set(value) if isinstance(value, Mapping) else set()
-    fitting = [kind for kind in kinds if set(typing.get_type_hints(kind)) == keys] if len(kinds) > 1 else kinds
-    return fitting[0] if len(fitting) == 1 else None
-
-
-def _named(kinds: Sequence[Any], value: Any, path: str) -> Any:
-    """The dataclass, of several, that a group means: by the first field of them all that has its choices listed."""
-    hints = {kind: typing.get_type_hints(kind) for kind in kinds}
+def _meant(kinds: Sequence[Any], value: Any, path: str) -> Any:
+    """The dataclass, of several, that a group means: by its keys, or by the field whose choices tell them apart."""
+    if len(kinds) == 1:
+        return kinds[0]
+    hints = {kind: _hints(kind) for kind in kinds}
+    given = set(value) if isinstance(value, Mapping) else set()
     listed = (n for n in hints[kinds[0]] if all(typing.get_origin(h.get(n)) is Literal for h in hints.values()))
     field = next((n for n in listed if len({h[n] for h in hints.values()}) == len(kinds)), None)
-    if field is None:  # by the keys that it has in common with them
-        given = set(value) if isinstance(value, Mapping) else set()
+    if field is None:
         return max(kinds, key=lambda kind: len(given & set(hints[kind])))
     names = {name: kind for kind in kinds for name in typing.get_args(hints[kind][field])}
     name = value.get(field) if isinstance(value, Mapping) else value
     if name not in names:
         raise ConfigError(f"{path}.{field}: {name!r} is not valid; choose one of {', '.join(names)}")
-    return names[name]
+    fitting = [kind for kind in kinds if set(hints[kind]) == given]
+    return fitting[0] if len(fitting) == 1 else names[name]
 
 
 def check(config: Config) -> Config:

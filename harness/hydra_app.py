@@ -56,6 +56,16 @@ def wrong_choice(error: HydraException) -> tuple[str, str] | None:
     return group, f"there is no {choice!r}; choose one of {', '.join(error.options)}"
 
 
+def unknown_key(error: HydraException) -> tuple[str, str] | None:
+    """The key that an override names and no group has, and what to say: the keys that stand where it was looked for."""
+    cause = error.__cause__ or error.__context__
+    if not str(error).startswith("Could not override") or not isinstance(cause, OmegaConfBaseException):
+        return None
+    beside = cause.parent_node if isinstance(cause.parent_node, DictConfig) else {}
+    valid = ", ".join(sorted(str(name) for name in beside if name != "hydra"))
+    return str(cause.full_key), f"unknown key; valid keys are {valid}" if valid else "unknown key"
+
+
 def one_line(error: Exception) -> str:
     """Hydra's message without its line breaks, its pointer to documentation, and advice that would not help here."""
     text = str(error).partition("\nSee http")[0].partition("\nTo append to your config")[0]
@@ -64,7 +74,7 @@ def one_line(error: Exception) -> str:
 
 def refuse(error: HydraException) -> None:
     """End the process as for any mistake of a user."""
-    wrong = wrong_choice(error)
+    wrong = wrong_choice(error) or unknown_key(error)
     print(f"error: {': '.join(wrong) if wrong else one_line(error)}", file=sys.stderr)
     sys.exit(2)
 

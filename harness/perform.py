@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -16,14 +17,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from harness import memory
 from harness.claims import BusyError, LostClaimError
+from harness.cluster import TRAINING_STAGES
 from harness.errors import PrefsweepError
 from harness.keys import canonical
 from harness.plan import Node
 from harness.progress import Reporter
-from harness.provenance import cpus, provenance
+from harness.provenance import cpus, hold, provenance
+from harness.ranks.launch import RankDiedError, RankError
 from harness.stages import Context, Outcome, Stage
 from harness.store import UNUSABLE, Artifact, Manifest, Rows, Store
+from harness.world import ALONE, World
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Parameters of glibc's mallopt, from malloc.h."""
@@ -48,25 +53,36 @@ class Ending:
     text: str = ""
     """One line for the user: seconds and row accounting, or the reason."""
     failure: Failure | None = None
-    """What kind of failure: an `error` in code or settings, out of `memory`, a passing `io` trouble, a process that
-    `died`, a `store` that cannot be written."""
+    """What kind of failure: an `error` in code or settings, out of `memory`, `io` trouble that passes or is the
+    machine's own, a process that `died`, a `store` that cannot be written."""
     log: Path | None = None
     """Where a failure's whole story stands."""
+    on: str | None = None
+    """The machine that met `io` trouble."""
 
 
-def perform(node: Node, store: Store, reporter: Reporter, label: str, threads: int, attempt: int = 1) -> Ending:
-    """Bring one node to its end; only an interrupt gets out."""
+def perform(
+    node: Node, store: Store, reporter: Reporter, label: str, threads: int, attempt: int = 1, world: World = ALONE
+) -> Ending:
+    """Bring one node to its end; only an interrupt gets out.
+
+    Args:
+        world: the processes of a training; this one alone does everything else.
+    """
     started = time.monotonic()
     try:
-        artifact, how = _do(node, store, reporter, label, threads, attempt)
+        artifact, how = _do(node, store, reporter, label, threads, attempt, world)
     except (BusyError, LostClaimError) as error:
         return Ending(how="busy", text=str(error))
     except _DeferredError as error:
         return Ending(how="deferred", text=str(error))
     except Exception as error:  # one node's failure must not end the others' work; it is logged and reported
-        return Ending(
-            how="failed", text=_first_line(error), failure=_kind(error, store), log=log_failure(store, node, error)
-        )
+        kind, text = _kind(error, store), _first_line(error)
+        on = error.machine if isinstance(error, RankError) else machine()
+        if kind in ("io", "store"):  # that of this machine, it may be
+            text = f"{text} (on {on})"
+        log = log_failure(store, node, error)
+        return Ending(how="failed", text=text, failure=kind, log=log, on=on if kind == "io" else None)
     note = "equal to one that is done" if how == "aliased" else f"{time.monotonic() - started:.1f} s"
     return Ending(how=how, text=f"{note}{_accounting(artifact)}")
 
@@ -75,7 +91,9 @@ class _DeferredError(Exception):
     """A node of equal content is in other hands."""
 
 
-def _do(node: Node, store: Store, reporter: Reporter, label: str, threads: int, attempt: int) -> tuple[Artifact, How]:
+def _do(
+    node: Node, store: Store, reporter: Reporter, label: str, threads: int, attempt: int, world: World
+) -> tuple[Artifact, How]:
     """Compute a node, or find that its content stands already; returns the artifact and which of the two it was."""
     artifacts = {parent.key: _input(store, parent) for parent in node.parents}
     content = node.content_key(artifacts)
@@ -83,14 +101,16 @@ def _do(node: Node, store: Store, reporter: Reporter, label: str, threads: int, 
         if (found := store.find(node.stage, node.key)) is not None:  # done by another process in the meantime
             return found, "done"
         if content == node.key:
-            return _compute(node, store, reporter, label, threads, attempt, artifacts, content, work), "computed"
+            return _compute(node, store, reporter, label, threads, attempt, world, artifacts, content, work), "computed"
         if (equal := store.find_content(content)) is not None:
             return _publish_alias(node, store, work, equal, artifacts), "aliased"
         try:
             with store.claim(content):
                 if (equal := store.find_content(content)) is not None:
                     return _publish_alias(node, store, work, equal, artifacts), "aliased"
-                return _compute(node, store, reporter, label, threads, attempt, artifacts, content, work), "computed"
+                return _compute(
+                    node, store, reporter, label, threads, attempt, world, artifacts, content, work
+                ), "computed"
         except BusyError:
             raise _DeferredError("another process is at a node of equal content") from None
 
@@ -109,6 +129,7 @@ def _compute(
     label: str,
     threads: int,
     attempt: int,
+    world: World,
     artifacts: Mapping[str, Artifact],
     content: str,
     work: Path,
@@ -121,17 +142,35 @@ def _compute(
         work=work,
         reporter=reporter,
         label=label,
+        parts=memory.parts(work),
+        world=world,
     )
     started, clock = time.time(), time.monotonic()
-    outcome = _stage(node.stage).run(context, node.spec)
+    try:
+        outcome = _stage(node.stage).run(context, node.spec)
+    except Exception as error:
+        if any(map(_out_of_memory, _chain(error))):
+            memory.note(work)
+        raise
+    memory.forget(work)
     made = {
         **provenance(),
         "threads": threads,
+        **_processes(node, world),
         "attempt": attempt,
+        **({"batch_parts": context.parts} if context.parts > 1 else {}),
         "started": started,
         "seconds": time.monotonic() - clock,
     }
     return store.publish(work, _manifest(node, outcome, outcome.content or content, made, artifacts), node.slug)
+
+
+def _processes(node: Node, world: World) -> dict[str, Any]:
+    """What a node's record says of the processes that did it, where they were several."""
+    if node.stage not in TRAINING_STAGES or world.size == 1:
+        return {}
+    shape = {"processes": world.size, "machines": world.machines, "sharding": world.sharding}
+    return {**shape, "threads": world.threads}
 
 
 def _stage(name: str) -> Stage:
@@ -180,11 +219,16 @@ def _accounting(artifact: Artifact) -> str:
 def _kind(error: BaseException, store: Store) -> Failure:
     """What kind of failure an exception is; a library may have wrapped what the system said."""
     chain = list(_chain(error))
-    if any(_full(e) for e in chain) or not _writable(store):
+    if not _takes(store.root / "work"):
         return "store"
+    if any(_full(e) for e in chain):
+        return "io" if _of_the_machine(chain, store) else "store"
     if any(_out_of_memory(e) for e in chain):
         return "memory"
-    if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+    if isinstance(error, RankDiedError):
+        return "died"
+    first = error.__cause__ if isinstance(error, RankError) else error
+    if isinstance(first, OSError) and not isinstance(first, FileNotFoundError):
         return "io"
     return "error"
 
@@ -205,8 +249,22 @@ def _out_of_memory(error: BaseException) -> bool:
     return said or any(text in str(error).lower() for text in _MEMORY)
 
 
-def _writable(store: Store) -> bool:
-    probe = store.root / "work" / f"probe.{os.getpid()}.partial"
+def _of_the_machine(chain: list[BaseException], store: Store) -> bool:
+    """Whether it is not the store that is full, but a disk of this machine."""
+    said = [e.filename for e in chain if isinstance(e, OSError) and _full(e) and isinstance(e.filename, str)]
+    if said:
+        return not any(Path(name).absolute().is_relative_to(store.root) for name in said)
+    return not _takes(Path(tempfile.gettempdir()))
+
+
+def machine() -> str:
+    """This machine's name, on a cluster as that knows it."""
+    return os.environ.get("SLURMD_NODENAME") or platform.node()
+
+
+def _takes(folder: Path) -> bool:
+    """Whether a folder can be written to."""
+    probe = folder / f"probe.{os.getpid()}.partial"
     try:
         probe.write_bytes(bytes(_PROBE))
     except OSError as error:
@@ -217,20 +275,22 @@ def _writable(store: Store) -> bool:
     return True
 
 
-def prepare_process(threads: int, share: float = 1.0) -> None:
+def prepare_process(threads: int, share: float = 1.0, *, one_device: bool = True) -> None:
     """Fix the number of CPU threads (float32 results are the same only for the same number) and keep freed memory.
 
     Args:
+        one_device: see the first accelerator only; otherwise who calls has one of several for itself.
         share: part of the accelerator's memory that this process may take. Without a limit the first process keeps
             what it has freed for itself, and others on the same accelerator run out.
     """
     import torch
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # One process, one device: with several in sight the trainer would multiply the batch.
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+    if one_device:  # with several in sight the trainer would multiply the batch
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
     torch.set_num_threads(threads)
+    hold(share)
     if share < 1.0 and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(share)
     if platform.libc_ver()[0] == "glibc":

@@ -1,7 +1,8 @@
-"""What can be said of a child process that has died: how it ended, and its last words."""
+"""Child processes: which interpreter runs one, and what can be said of one that has died."""
 
 import os
 import signal
+from pathlib import Path
 from typing import IO
 
 LAST_WORDS = 20
@@ -25,3 +26,9 @@ def cause(code: int | None) -> str:
         name = signal.Signals(-code).name
         return f"{name}; the system kills what takes too much memory" if name == "SIGKILL" else name
     return f"exit code {code}" if code is not None else "it no longer answers"
+
+
+def python_path(named: str) -> str:
+    """Path of an interpreter; a user may name the folder of its environment."""
+    path = Path(named).expanduser().absolute()
+    return str(path / "bin" / "python" if path.is_dir() else path)

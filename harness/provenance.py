@@ -12,10 +12,21 @@ PACKAGES = ("prefsweep", "torch", "transformers", "trl", "peft", "numpy", "pyarr
 """Packages whose version can change a result."""
 
 
+_HELD = {"share": 1.0}
+"""Part of an accelerator that this process has to itself."""
+
+
+def hold(share: float) -> None:
+    """Enter which part of an accelerator this process may use."""
+    _HELD["share"] = share
+    provenance.cache_clear()
+
+
 @lru_cache(maxsize=1)
 def provenance() -> dict[str, Any]:
-    """Versions, commit, device and host of this process."""
-    return {**software(), "device": _device()}
+    """Versions, commit, device and host of this process, and the GPUs that it holds."""
+    device = _device()
+    return {**software(), "device": device, "gpus": 0 if device.startswith("cpu") else _HELD["share"]}
 
 
 def software() -> dict[str, Any]:

@@ -10,8 +10,9 @@ from harness.plan import Node, Plan
 from harness.stages.pairs import why_empty
 from harness.store import Artifact, Store
 
-ATTEMPTS: Mapping[Failure, int] = {"died": 3, "memory": 2, "io": 2, "error": 1, "store": 1}
-"""How often a node is tried, by what kind of failure it met; an error in the code would only fail again."""
+ATTEMPTS: Mapping[Failure, int] = {"died": 3, "memory": 4, "io": 2, "error": 1, "store": 1}
+"""How often a node is tried, by what kind of failure it met: out of memory each time with batches half as large; an
+error in the code would only fail again."""
 
 
 @dataclass(kw_only=True)
@@ -82,6 +83,11 @@ class Schedule:
     def missing(self) -> list[str]:
         """Nodes that have come to no end yet, parents before children."""
         return list(self._missing)
+
+    @property
+    def possible(self) -> set[str]:
+        """Nodes that have come to no end yet, and need nothing that has failed."""
+        return set(self._missing) - {child for key in self.summary.failed for child in self._behind(key)}
 
     @property
     def done(self) -> set[str]:

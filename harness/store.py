@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -196,7 +197,7 @@ class Store:
 
     def stages(self) -> list[str]:
         """Stages of which the store has anything."""
-        own = {"batches", "content", "judgements", "logs", "sweeps", "work"}
+        own = {"batches", "content", "judgements", "logs", "probes", "sweeps", "work"}
         return sorted(e.name for e in os.scandir(self.root) if e.is_dir() and e.name not in own)
 
     def _folders(self, stage: str, key: str) -> list[Path]:
@@ -285,6 +286,8 @@ class Store:
         try:
             work.rename(target)
         except FileNotFoundError:
+            if read_manifest(target) == whole:  # the answer to a first request got lost
+                return Artifact(target, whole)
             raise LostClaimError(f"node {manifest.key}: another process took it over; its result counts") from None
         except OSError as error:
             if error.errno in UNUSABLE:
@@ -295,7 +298,7 @@ class Store:
 
     def _index(self, content_id: str, folder: Path) -> None:
         pointer = self.root / "content" / content_id
-        partial = pointer.with_name(f"{content_id}.{os.getpid()}.partial")
+        partial = pointer.with_name(f"{content_id}.{secrets.token_hex(4)}.partial")
         partial.write_text(str(folder.relative_to(self.root)) + "\n")
         partial.replace(pointer)
 
@@ -380,7 +383,8 @@ def mixed(artifact: Artifact, parents: Sequence[Artifact]) -> list[str]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that the file is either absent, old, or whole."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    # Process ids are the same on many machines.
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     with partial.open("w") as file:
         json.dump(value, file, indent=1, sort_keys=True, allow_nan=False)
         file.flush()

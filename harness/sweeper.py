@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import operator
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
@@ -99,16 +98,11 @@ def _said(composer: Composer, block: Block, error: HydraException) -> str:
     """What is wrong with a point, and where the block says so, if it does."""
     if (wrong := hydra_app.wrong_choice(error)) is not None:
         return f"{block.key(wrong[0])}: {wrong[1]}"
-    unknown = re.match(r"Could not override '([^']+)'", str(error))
-    if unknown is None:
-        own = [key for key in block.keys if f"'{key}'" in str(error)]
-        place = block.key(own[0]) if len(own) == 1 else block.place or "hydra"
-        return f"{place}: {hydra_app.one_line(error)}"
-    key = unknown[1]
-    if re.split(r"[./@]", key)[0] in composer.command:
-        return f"{block.key(key)}: unknown key"
-    valid = sorted(str(name) for name in composer.command if name != "hydra")
-    return f"{block.key(key)}: unknown key; valid keys are {', '.join(valid)}"
+    if (unknown := hydra_app.unknown_key(error)) is not None:
+        return f"{block.key(unknown[0])}: {unknown[1]}"
+    own = [key for key in block.keys if f"'{key}'" in str(error)]
+    place = block.key(own[0]) if len(own) == 1 else block.place or "hydra"
+    return f"{place}: {hydra_app.one_line(error)}"
 
 
 def expand(parse: Parse, blocks: Any, arguments: Sequence[str]) -> list[Block]:

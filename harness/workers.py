@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from harness import machine
 from harness.config import ClusterConfig
+from harness.errors import ConfigError
 from harness.execute import POLL, WAITING, settle
 from harness.machine import accelerators
 from harness.perform import Ending, log_failure, perform, prepare_process
@@ -30,6 +31,7 @@ from harness.provenance import cpus
 from harness.retention import Retention
 from harness.schedule import Schedule
 from harness.store import Store
+from harness.world import World
 
 _PARENT_POLL = 0.25
 """Seconds between a worker's looks whether its command still lives."""
@@ -84,26 +86,45 @@ class Slot:
     threads: int
     share: float
     """Part of its accelerator's memory, where workers share one."""
+    world: World
+    """The processes of each training."""
     environment: Mapping[str, str]
 
 
 def slots(cluster: ClusterConfig) -> list[Slot]:
-    """One slot per accelerator, or without any one per CPU core or per so many cores as a worker has threads."""
-    devices = accelerators()
-    workers = cluster.workers or len(devices) or max(1, cpus() // (cluster.threads or 1))
-    threads = cluster.threads or max(1, cpus() // workers)
-    return [
-        Slot(
-            threads=threads,
-            share=min(1.0, len(devices) / workers),
-            environment={
-                "OMP_NUM_THREADS": str(threads),
-                "TOKENIZERS_PARALLELISM": "false",
-                "CUDA_VISIBLE_DEVICES": devices[number % len(devices)] if devices else "",
-            },
+    """One slot per accelerator or group of them, or without any one per CPU core or per so many cores as a worker has
+    threads.
+
+    Raises:
+        ConfigError: more accelerators are asked for than there are.
+    """
+    devices, each = accelerators(), cluster.gpus_per_worker
+    workers = cluster.workers or len(devices) // each or max(1, cpus() // (cluster.threads or 1))
+    if each > 1 and workers * each > len(devices):
+        raise ConfigError(
+            f"cluster.gpus_per_worker: {workers} workers with {each} accelerators each need {workers * each}, and this "
+            f"machine has {len(devices)}"
         )
-        for number in range(workers)
-    ]
+    threads = cluster.threads or max(1, cpus() // workers)
+    return [_slot(number, workers, threads, devices, cluster) for number in range(workers)]
+
+
+def _slot(number: int, workers: int, threads: int, devices: Sequence[str], cluster: ClusterConfig) -> Slot:
+    each = cluster.gpus_per_worker
+    own = [devices[(number * each + place) % len(devices)] for place in range(each)] if devices else []
+    visible = ",".join(own)
+    return Slot(
+        threads=threads,
+        share=min(1.0, len(devices) / workers),
+        environment={
+            "OMP_NUM_THREADS": str(threads),
+            "TOKENIZERS_PARALLELISM": "false",
+            "CUDA_VISIBLE_DEVICES": visible,
+        },
+        world=World(
+            processes=each, threads=max(1, threads // each), sharding=cluster.sharding, devices=visible if own else None
+        ),
+    )
 
 
 class _Pool:
@@ -189,7 +210,7 @@ class _Pool:
         with suppress(OSError):  # it has died already, which listening will find
             may_use: dict[str, Any] = {"threads": slot.threads, "share": slot.share}
             may_use |= {"python": self._cluster.python, "vllm": self._cluster.vllm}
-            ours.send((dict(self._schedule.plan.nodes), root, may_use, os.getpid()))
+            ours.send((dict(self._schedule.plan.nodes), root, may_use, slot.world, os.getpid()))
         return _Worker(number=number, process=process, connection=ours, output=output)
 
     def _listen(self) -> None:
@@ -259,14 +280,14 @@ def work(connection: Connection) -> None:
     """A worker process: do what it is told, one node at a time, until its command ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command decides what an interrupt means
     link = _Link(connection)
-    nodes, root, may_use, command = link.recv()
+    nodes, root, may_use, world, command = link.recv()
     threading.Thread(target=_end_with, args=(command,), daemon=True).start()
     store, reporter = Store(root), _Remote(link)
     machine.use(**may_use)
     prepare_process(may_use["threads"], may_use["share"])
     while True:
         key, label, attempt = link.recv()
-        link.send(("ending", perform(nodes[key], store, reporter, label, may_use["threads"], attempt)))
+        link.send(("ending", perform(nodes[key], store, reporter, label, may_use["threads"], attempt, world)))
 
 
 class _Link:

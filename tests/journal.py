@@ -66,9 +66,6 @@ def _noted(function: Callable[..., Any], kind: str, what: Callable[..., str]) ->
     return wrapper
 
 
-_CONTENT = 6
-"""Place of the content among what `perform._compute` is given after the node."""
-
 _CONTENTS: dict[str, str] = {}
 """Names of what the nodes of this process hold, by key."""
 
@@ -84,11 +81,11 @@ def install() -> None:
     """Let this process keep the journal."""
     tables.write = _noted(tables.write, "write", lambda _, path: _of_work(path))
     compute = perform._compute
-    assert list(signature(compute).parameters)[1 + _CONTENT] == "content"
+    place = list(signature(compute).parameters).index("content") - 1  # after the node
 
     def noted(node: Any, *given: Any) -> Any:
         _install_engines()
-        content = given[_CONTENT]
+        content = given[place]
         _CONTENTS[node.key] = content
         note("node", f"{node.stage}/{content}")
         artifact = compute(node, *given)

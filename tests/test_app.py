@@ -87,6 +87,11 @@ BROKEN = '{"prompt": "good"}\n{"prompt": \n'
         (["prompts=file", "prompts.path=broken.jsonl"], ["error: prompts.path: broken.jsonl, line 2: no valid JSON"]),
         (["train.weights_dtype=bfloat16"], ["error: train.weights_dtype: full fine-tuning needs float32"]),
         (["train.learning_rate=nan"], ["error: train.learning_rate: expected a finite number"]),
+        (
+            ["max_nodes=17"],
+            ["error: max_nodes: 18 units of work are to do, more than 17; ", "dry_run=true", "yes=true"],
+        ),
+        (["max_nodes=0"], ["error: max_nodes: expected 1 or more, got 0"]),
         (["-m", "n=8,high"], ["error: n: expected int, got 'high'"]),
         (["-m", "pair=glob(x*)"], ["error: pair: ", "matches nothing"]),
     ],
@@ -282,9 +287,24 @@ def test_the_exit_code_says_whether_all_is_done(tmp_path: Path, idle: Summary) -
 @pytest.mark.parametrize("override", ["sweep=other", "store=elsewhere", "dry_run=true", "cluster.threads=3"])
 def test_options_of_a_run_cannot_be_swept(tmp_path: Path, idle: Summary, override: str) -> None:
     points = [composed(f"store={tmp_path}"), composed(f"store={tmp_path}", "n=8", override)]
-    with pytest.raises(ConfigError, match=r"^cluster, dry_run, keep_weights, store, sweep, wait: .* cannot be swept"):
+    with pytest.raises(ConfigError, match=r"^cluster, dry_run, .*, sweep, wait, yes: .* cannot be swept"):
         app.run(points, Reporter(Console(file=io.StringIO())))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_too_large_is_begun_where_that_is_said(tmp_path: Path, idle: Summary) -> None:
+    assert run(tmp_path, "max_nodes=1", "yes=true")[0] == 0
+    assert run(tmp_path / "planned", "max_nodes=1", "dry_run=true")[0] == 0
+
+
+def test_what_is_done_makes_no_sweep_too_large(tmp_path: Path, idle: Summary) -> None:
+    plan = make_plan([point()], Store(tmp_path))
+    with pytest.raises(ConfigError, match=rf"^max_nodes: {len(plan.nodes)} units"):
+        run(tmp_path, f"max_nodes={len(plan.nodes) - 1}")
+    node = next(iter(plan.nodes.values()))
+    with Store(tmp_path).prepare().claim(node.key) as work:
+        Store(tmp_path).publish(work, manifest(stage=node.stage, key=node.key), node.slug)
+    assert run(tmp_path, f"max_nodes={len(plan.nodes) - 1}")[0] == 0
 
 
 def test_a_store_of_another_format_ends_the_command(tmp_path: Path, idle: Summary) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from harness import claims
 from harness.claims import DEAD_AFTER, BusyError, Claim, LostClaimError, Owner, alive, hold
+from harness.errors import PrefsweepError
 from harness.store import Store
 from tests.artifacts import manifest
 from tests.processes import kill, running, start, wait_until
@@ -133,6 +134,55 @@ def test_age_is_told_by_the_clock_of_the_file_system(folder: Path, monkeypatch: 
     assert alive(folder) is None
     assert records(folder) == ["1.json"]
     assert not list(folder.glob("*.partial"))
+
+
+@pytest.mark.parametrize("hours", [-6.0, 6.0])
+def test_an_owner_whose_clock_is_wrong_is_judged_like_any_other(folder: Path, hours: float) -> None:
+    put(folder, 1, host="another", since=time.time() + 3600 * hours)
+    assert alive(folder) is not None
+    os.utime(folder / "1.json", (time.time() - DEAD_AFTER - 1,) * 2)
+    assert alive(folder) is None
+
+
+@pytest.mark.parametrize("hours", [-6.0, 6.0])
+def test_a_heart_beats_by_the_clock_of_the_file_system(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, hours: float
+) -> None:
+    true = time.time
+    monkeypatch.setattr(claims, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(claims, "_HEART", claims._Heart())
+    monkeypatch.setattr(time, "time", lambda: true() + 3600 * hours)
+    with hold(folder) as claim:
+        os.utime(claim.file, (1.0, 1.0))
+        wait_until(lambda: claim.file.stat().st_mtime > 1, 5, "the record is renewed")
+        assert abs(claims.now(folder) - claim.file.stat().st_mtime) < 60
+        assert abs(true() - claim.file.stat().st_mtime) < 60
+
+
+def test_a_record_that_was_made_although_the_answer_got_lost_is_ones_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system sends a request again, and is told that the name is taken, by itself."""
+    link = os.link
+
+    def twice(source: Path, target: Path) -> None:
+        link(source, target)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", twice)
+    with hold(folder) as claim:
+        assert records(folder) == ["1.json"]
+        claim.check()
+    assert not folder.exists()
+
+
+def test_a_file_system_without_hard_links_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Path) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(PrefsweepError, match=rf"^store: the file system of {folder} has no hard links"), hold(folder):
+        pytest.fail("held without a record")
 
 
 def test_who_may_only_look_can_still_ask_who_is_at_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,6 +356,25 @@ def test_a_late_writer_cannot_publish_nor_write_into_the_new_owners_folder(store
     successor.release()
     assert list(published.manifest.files) == ["shard"]
     assert not folder.exists()
+
+
+def test_a_result_that_was_published_although_the_answer_got_lost_is_ones_own(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def twice(path: Path, target: Path) -> Path:
+        rename(path, target)
+        return rename(path, target)
+
+    with store.claim(KEY) as work:
+        (work / "shard").write_text("one")
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", twice)
+            store.publish(work, manifest("train", KEY), "slug")
+    found = store.find("train", KEY)
+    assert found is not None
+    assert list(found.manifest.files) == ["shard"]
 
 
 def test_what_a_late_writer_made_anew_is_not_inherited(store: Store) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from rich.console import Console
 
 from harness import workers
 from harness.config import ClusterConfig
+from harness.errors import ConfigError
 from harness.machine import accelerators
 from harness.perform import Ending, _kind, log_failure
 from harness.progress import Reporter
 from harness.schedule import ATTEMPTS
 from harness.store import Store
 from harness.workers import slots
+from harness.world import World
 from tests.fakes import ENTRY, find, journal, local, node, plan_of, sweep
 from tests.processes import alive, start, wait_until
 
@@ -340,6 +343,21 @@ def test_each_accelerator_has_a_worker_and_further_workers_share_them(monkeypatc
     assert devices(None) == ["4", "6"]
     assert devices(3) == ["4", "6", "4"]
     assert [slot.threads for slot in slots(cluster(None, None))] == [4, 4]
+
+
+def test_workers_may_have_several_accelerators_which_a_training_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,4,6")
+    monkeypatch.setattr(workers, "cpus", lambda: 16)
+    pairs = replace(cluster(None, None), gpus_per_worker=2, sharding="none")
+    given = slots(pairs)
+    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in given] == ["0,1", "4,6"]
+    assert given[1].world == World(processes=2, threads=4, sharding="none", devices="4,6")
+    assert {slot.world.size for slot in slots(cluster(None, None))} == {1}
+    with pytest.raises(ConfigError, match="3 workers with 2 accelerators each need 6, and this machine has 4"):
+        slots(replace(pairs, workers=3))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(ConfigError, match=r"^cluster\.gpus_per_worker: .* and this machine has 0"):
+        slots(pairs)
 
 
 # Kinds of failure.

@@ -8,8 +8,14 @@ TEMPLATE = (
 )
 
 
-def save_tiny_policy(folder: Path, *, template: str | None = TEMPLATE, context: int = 1024, seed: int = 0) -> Path:
-    """Save a two-layer Llama with byte-level tokens; `template=None` leaves out the chat template."""
+def save_tiny_policy(
+    folder: Path, *, template: str | None = TEMPLATE, context: int = 1024, seed: int = 0, tied: bool = False
+) -> Path:
+    """Save a two-layer Llama with byte-level tokens; `template=None` leaves out the chat template.
+
+    Args:
+        tied: the output layer has the weights of the input embedding.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -35,6 +41,7 @@ def save_tiny_policy(folder: Path, *, template: str | None = TEMPLATE, context: 
         max_position_embeddings=context,
         # Larger than usual, so that the next-token distribution is far from uniform and mistakes show.
         initializer_range=0.5,
+        tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=2,
         pad_token_id=2,

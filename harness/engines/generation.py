@@ -78,17 +78,35 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]
         return torch.searchsorted(cumulative, at, right=True).clamp_(max=probs.shape[1] - 1)
 
 
-@torch.inference_mode()  # type: ignore[untyped-decorator]
 def generate(
-    model: Any, stops: Sequence[int], requests: Sequence[Request], samples: int, decoding: Decoding
+    model: Any, stops: Sequence[int], requests: Sequence[Request], samples: int, decoding: Decoding, parts: int = 1
 ) -> list[Response]:
     """Generate `samples` responses for each request, in one batch of len(requests) * samples rows.
 
     The prompts are read once and their cache repeated for each sample. Responses come in the order of the requests.
+
+    Args:
+        parts: do it in so many batches, or as near as whole rows allow, where one takes too much memory.
     """
+    size = max(1, len(requests) * samples // parts)
+    together = max(1, size // samples)
+    responses = []
+    for start in range(0, len(requests), together):
+        for first in range(0, samples, size):
+            numbers = range(first, min(first + size, samples))
+            responses += _generate(model, stops, requests[start : start + together], samples, numbers, decoding)
+    return responses
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]
+def _generate(
+    model: Any, stops: Sequence[int], requests: Sequence[Request], of: int, numbers: range, decoding: Decoding
+) -> list[Response]:
+    """The responses of these numbers, of the `of` of each request, in one batch."""
+    samples = len(numbers)
     ids, mask = _left_pad([r.prompt_ids for r in requests], stops[0], model.device)
     cache = _prefill(model, ids, mask, samples)
-    draw = _Draw(_uniforms(requests, samples, decoding, model.device), decoding)
+    draw = _Draw(_uniforms(requests, of, numbers, decoding, model.device), decoding)
     output = model.generate(
         ids.repeat_interleave(samples, 0),
         attention_mask=mask.repeat_interleave(samples, 0),
@@ -108,7 +126,7 @@ def generate(
     new = output[:, ids.shape[1] :].cpu()
     logps = torch.stack(draw.logps, dim=1).double().cpu()
     return [
-        _response(requests[row // samples].request_id, row % samples, new[row].tolist(), logps[row], stops)
+        _response(requests[row // samples].request_id, numbers[row % samples], new[row].tolist(), logps[row], stops)
         for row in range(len(new))
     ]
 
@@ -135,14 +153,16 @@ def _prefill(model: Any, ids: torch.Tensor, mask: torch.Tensor, samples: int) ->
     return cache
 
 
-def _uniforms(requests: Sequence[Request], samples: int, decoding: Decoding, device: Any) -> torch.Tensor | None:
-    """Uniforms in [0, 1), [len(requests) * samples, max_new_tokens], each request's from its own stream."""
+def _uniforms(
+    requests: Sequence[Request], of: int, numbers: range, decoding: Decoding, device: Any
+) -> torch.Tensor | None:
+    """Uniforms in [0, 1), [len(requests) * len(numbers), max_new_tokens], each request's from its own stream."""
     if decoding.temperature == 0:
         return None
     draws = [
-        np.random.Generator(np.random.Philox(stream(*r.seed))).random(
-            (samples, decoding.max_new_tokens), dtype=np.float32
-        )
+        np.random.Generator(np.random.Philox(stream(*r.seed))).random((of, decoding.max_new_tokens), dtype=np.float32)[
+            numbers.start : numbers.stop
+        ]
         for r in requests
     ]
     return torch.from_numpy(np.concatenate(draws)).to(device)

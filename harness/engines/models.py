@@ -65,15 +65,22 @@ def locate(source: str, model_id: str, revision: str, trust_remote_code: bool, k
     """
     if source == "local":
         return Path(model_id).absolute()
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", *(["*.py"] if trust_remote_code else [])]
     try:
-        # The same weights once more, in the layout of the model's own makers.
-        ignored = "consolidated*"
-        return Path(snapshot_download(model_id, revision=revision, allow_patterns=patterns, ignore_patterns=ignored))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        # `consolidated` files are the same weights once more, in the layout of the model's own makers.
+        return Path(
+            snapshot_download(model_id, revision=revision, allow_patterns=patterns, ignore_patterns="consolidated*")
+        )
+    except LocalEntryNotFoundError as error:
+        said = "the hub is switched off here" if constants.HF_HUB_OFFLINE else str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"{key}: {model_id!r} at revision {revision!r} is not in the hub's cache {constants.HF_HUB_CACHE}, and "
+            f"cannot be fetched ({said}); run the same command with prefetch=true where there is a network"
+        ) from None
+    except (HfHubHTTPError, OSError) as error:
         raise ConfigError(f"{key}: cannot fetch {model_id!r} at revision {revision!r}: {error}") from None
 
 

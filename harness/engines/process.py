@@ -7,11 +7,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
 from tempfile import TemporaryFile
 
 from harness.errors import ConfigError, PrefsweepError
-from harness.processes import cause, last_words
+from harness.processes import cause, last_words, python_path
 
 _GRACE = 10.0
 """Seconds that an engine has to end by itself."""
@@ -35,10 +34,7 @@ def interpreter(python: str | None, package: str, key: str, install: str) -> str
     Raises:
         ConfigError: no such interpreter, or it has no such package; says how to install it.
     """
-    path = str(Path(python).expanduser().absolute()) if python is not None else sys.executable
-    # Beside the folder of `activate`, a user may well name the environment itself.
-    if python is not None and Path(path).is_dir():
-        path = str(Path(path) / "bin" / "python")
+    path = python_path(python) if python is not None else sys.executable
     look = f"import importlib.util, sys; sys.exit(3 if importlib.util.find_spec({package!r}) is None else 0)"
     try:
         found = subprocess.run(

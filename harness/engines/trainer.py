@@ -38,9 +38,9 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
             return loss
         inputs = self._prepare_inputs(inputs)
         lengths = _pair_lengths(inputs)
-        parts = self._same_number(split_by_length(lengths, self._batch_tokens))
+        parts, shares = self._same_number(split_by_length(lengths, self._batch_tokens))
         before = {name: len(values) for name, values in self._metrics["train"].items()}
-        losses, shares = [], [len(part) / len(lengths) for part in parts]
+        losses = []
         for part, self._share in zip(parts, shares, strict=True):
             chosen = _take(inputs, part, max(lengths[i] for i in part), mask=self.aux_loss_enabled)
             losses.append(super().training_step(model, chosen, num_items_in_batch))
@@ -52,12 +52,18 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         loss = super()._compute_loss(model, inputs, return_outputs)
         return loss if return_outputs else loss * self._share
 
-    def _same_number(self, parts: list[list[int]]) -> list[list[int]]:
-        """As many parts on every process, since sharded models are gathered by all of them in each pass."""
-        if self.accelerator.num_processes == 1:
-            return parts
-        mine = torch.tensor([len(parts)], device=self.accelerator.device)
-        return divide_further(parts, int(self.accelerator.gather(mine).max()))
+    def _same_number(self, parts: list[list[int]]) -> tuple[list[list[int]], list[float]]:
+        """As many parts on every process, since sharded models are gathered by all of them in each pass, and shares.
+
+        A process with fewer pairs than another has parts goes through one of its pairs again, which counts nothing.
+        """
+        pairs, number = sum(map(len, parts)), len(parts)
+        if self.accelerator.num_processes > 1:
+            mine = torch.tensor([number], device=self.accelerator.device)
+            number = int(self.accelerator.gather(mine).max())
+        parts = divide_further(parts, min(number, pairs))
+        idle = number - len(parts)
+        return [*parts, *[parts[0][:1]] * idle], [*(len(part) / pairs for part in parts), *[0.0] * idle]
 
     def _merge_metrics(self, before: dict[str, int], shares: Sequence[float]) -> None:
         """One figure of the step for those of its parts, each counted as the share of its pairs."""

@@ -1,4 +1,4 @@
-"""Training with TRL on token ids and reference log-probabilities of ours."""
+"""Training with TRL on token ids and reference log-probabilities of ours, in this process or as one of several."""
 
 import dataclasses
 import json
@@ -9,13 +9,16 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PrinterCallback, TrainerCallback
 from trl import DPOConfig
 
 from harness.engines import models
+from harness.engines.sharding import Part, as_one, check_devices, gathered_weights, layout, sharding_arguments
 from harness.engines.trainer import PreferenceTrainer
 from harness.errors import PrefsweepError
 from harness.progress import Reporter, Task
+from harness.world import World
 
 FIRST_CHANGE = {"float32": 1e-3, "bfloat16": 0.5}
 """Largest change of a log-probability, in nats per response, at the first step, by the coarsest type of weights and
@@ -43,6 +46,10 @@ _COLUMNS = {
 }
 
 
+class _PartTrainer(Part, PreferenceTrainer):
+    """One process's part of a training by several."""
+
+
 class TrainingError(PrefsweepError):
     """Training that cannot be trusted."""
 
@@ -56,6 +63,7 @@ def train(
     save_steps: int,
     reporter: Reporter,
     label: str,
+    world: World | None = None,
 ) -> list[dict[str, Any]]:
     """Train `policy` on preference rows and save the weights to `work/weights`.
 
@@ -63,38 +71,44 @@ def train(
         rows: rows of the pairs table.
         spec: `harness.stages.train.Spec`.
         save_steps: checkpoint every so many steps; 0 for none.
+        world: the processes of which this is one, which all call this; None where it trains alone.
 
     Returns:
-        One row of the training table per optimiser step.
+        One row of the training table per optimiser step, the same in every process.
 
     Raises:
         TrainingError: the first step's margin is not zero, or the loss is not finite.
     """
     models.quieten()
-    model, tokenizer = models.load_for_training(policy, spec.weights_dtype, spec.trust_remote_code)
     checkpoints = work / "checkpoints"
-    watch = _Watch(spec)
-    trainer = PreferenceTrainer(
+    arguments = _arguments(spec, checkpoints, save_steps, world)
+    model, tokenizer = models.load_for_training(policy, spec.weights_dtype, spec.trust_remote_code)
+    watch = _Watch(spec, world)
+    trainer = (_PartTrainer if world else PreferenceTrainer)(
         model=model,
         batch_tokens=spec.batch_tokens,
-        args=_arguments(spec, checkpoints, save_steps),
+        args=arguments,
         train_dataset=_dataset(rows),
         processing_class=tokenizer,
         peft_config=_adapters(spec, policy),
         callbacks=[watch],
     )
     trainer.remove_callback(PrinterCallback)  # the table keeps what it would print
-    with reporter.task(label, _steps(trainer), "steps", _resumed_step(checkpoints)) as task:
+    resume = as_one(lambda: _last_whole(checkpoints, world, reporter), world)
+    with reporter.task(label, _steps(trainer), "steps", _step_of(resume) if resume else 0) as task:
         watch.task = task
-        resume = _last_whole(checkpoints)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     history = [_figures(entry) for entry in trainer.state.log_history if "loss" in entry]
     _check(history, spec)
-    _save(trainer, tokenizer, spec, work / "weights")
+    _save(trainer, tokenizer, spec, work / "weights", world)
+    as_one(lambda: _clear(checkpoints), world)
+    return history
+
+
+def _clear(checkpoints: Path) -> None:
     for marker in checkpoints.glob("*/whole"):  # first, so that a deletion cut short leaves no checkpoint to resume
         marker.unlink()
     shutil.rmtree(checkpoints, ignore_errors=True)
-    return history
 
 
 def _dataset(rows: Sequence[dict[str, Any]]) -> Dataset:
@@ -112,11 +126,14 @@ def _dataset(rows: Sequence[dict[str, Any]]) -> Dataset:
     )
 
 
-def _arguments(spec: Any, checkpoints: Path, save_steps: int) -> DPOConfig:
+def _arguments(spec: Any, checkpoints: Path, save_steps: int, world: World | None = None) -> DPOConfig:
     on_gpu = torch.cuda.is_available()
-    # By tokens, the trainer divides a step's pairs itself.
+    if world is not None:
+        check_devices(world)
+    # By tokens, the trainer divides a step's pairs itself; of several processes each is dealt its own by `Part`.
     at_once = spec.micro_batch if spec.batch_tokens is None else spec.global_batch
-    return DPOConfig(
+    processes = world.size if world is not None and spec.batch_tokens is None else 1
+    arguments = DPOConfig(
         output_dir=str(checkpoints),
         use_cpu=not on_gpu,
         bf16=spec.autocast == "bfloat16",
@@ -134,7 +151,7 @@ def _arguments(spec: Any, checkpoints: Path, save_steps: int) -> DPOConfig:
         num_train_epochs=spec.epochs or 1.0,
         max_steps=spec.max_steps or -1,
         per_device_train_batch_size=at_once,
-        gradient_accumulation_steps=spec.global_batch // at_once,
+        gradient_accumulation_steps=spec.global_batch // (at_once * processes),
         max_length=spec.max_length,
         truncation_mode="keep_start",
         precompute_ref_log_probs=True,
@@ -147,7 +164,12 @@ def _arguments(spec: Any, checkpoints: Path, save_steps: int) -> DPOConfig:
         disable_tqdm=True,
         dataloader_pin_memory=on_gpu,
         trust_remote_code=spec.trust_remote_code,
+        **(sharding_arguments(world) if world else {}),
     )
+    if arguments.fsdp:
+        # Weights stay float32 on the wire, too: computation is of the type that autocast gives it, as in one process.
+        arguments.fsdp_plugin_args["mixed_precision_policy"] = MixedPrecisionPolicy()
+    return arguments
 
 
 def _adapters(spec: Any, policy: Path) -> Any:
@@ -175,8 +197,8 @@ def _steps(trainer: Any) -> int:
 class _Watch(TrainerCallback):  # type: ignore[misc]
     """Shows progress, marks whole checkpoints, and stops a training that went wrong at once."""
 
-    def __init__(self, spec: Any) -> None:
-        self.spec = spec
+    def __init__(self, spec: Any, world: World | None) -> None:
+        self.spec, self.world = spec, world
         self.task: Task | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -188,23 +210,26 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             _check([_figures({**logs, "step": state.global_step})], self.spec)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "whole").touch()
+        marker = Path(args.output_dir) / f"checkpoint-{state.global_step}" / "whole"
+        as_one(lambda: marker.write_text(layout(self.world)), self.world)
 
 
-def _last_whole(checkpoints: Path) -> Path | None:
-    """The latest checkpoint that was written to its end; broken ones are removed."""
-    found: list[tuple[int, Path]] = []
+def _last_whole(checkpoints: Path, world: World | None, reporter: Reporter) -> Path | None:
+    """The latest checkpoint that was written to its end, for weights that lie as here; others are removed."""
+    found: list[Path] = []
     for folder in checkpoints.glob("checkpoint-*"):
-        if (folder / "whole").exists():
-            found.append((int(folder.name.rpartition("-")[2]), folder))
-        else:
-            shutil.rmtree(folder)
-    return max(found)[1] if found else None
+        whole = (folder / "whole").exists()
+        if whole and (folder / "whole").read_text() == layout(world):
+            found.append(folder)
+            continue
+        if whole:
+            reporter.line(f"{folder.name} was written by another number of processes; the training begins anew")
+        shutil.rmtree(folder)
+    return max(found, key=_step_of, default=None)
 
 
-def _resumed_step(checkpoints: Path) -> int:
-    last = _last_whole(checkpoints)
-    return int(last.name.rpartition("-")[2]) if last else 0
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _figures(entry: dict[str, Any]) -> dict[str, Any]:
@@ -225,15 +250,26 @@ def _check(history: Sequence[dict[str, Any]], spec: Any) -> None:
             raise TrainingError(f"step {row['step']}: the loss is {row['loss']}")
 
 
-def _save(trainer: Any, tokenizer: Any, spec: Any, target: Path) -> None:
+def _save(trainer: Any, tokenizer: Any, spec: Any, target: Path, world: World | None) -> None:
     """Save weights with the policy's stop and padding tokens, which answers rely on."""
-    model = trainer.model
+    model, dtype = trainer.model, getattr(torch, spec.save_dtype)
+    weights = gathered_weights(trainer, None if spec.lora else dtype, world)
+    if not trainer.is_world_process_zero():
+        return
     if spec.lora is None:
-        model = model.to(getattr(torch, spec.save_dtype))
-    model.save_pretrained(target, safe_serialization=True)
+        model = model.to(dtype) if weights is None else model
+    model.save_pretrained(target, safe_serialization=True, **({} if weights is None else {"state_dict": weights}))
     tokenizer.save_pretrained(target)
+    if weights is not None and spec.lora is None:
+        _name_dtype(target / "config.json", spec.save_dtype)
     if spec.lora is not None:
         _make_reproducible(target)
+
+
+def _name_dtype(path: Path, dtype: str) -> None:
+    """Say in a model's configuration of what type its weights are; it names that of the sharded ones."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, "dtype": dtype}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _make_reproducible(adapters: Path) -> None:

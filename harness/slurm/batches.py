@@ -9,16 +9,21 @@ import pickle
 import secrets
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from harness import claims
 from harness.cluster import PythonConfig, SlurmConfig, VllmConfig
 from harness.config import KeepWeights
+from harness.keys import node_key
 from harness.plan import STAGES, Node
+from harness.stages.pairs import why_empty
 from harness.store import Store, StoreError, write_json
 
 T = TypeVar("T")
+
+_TYPE_AGAIN = "the command that submitted it, typed again, submits what is left"
 
 PREFIX = "prefsweep-"
 """Begins the name of every job."""
@@ -26,7 +31,10 @@ PREFIX = "prefsweep-"
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Nodes of one stage that one job does, or the elements of one array."""
+    """Nodes of one stage that one job does, or the elements of one array.
+
+    Batches outlive the version of the code that wrote them: a field that comes to it needs a default.
+    """
 
     name: str
     stage: str
@@ -40,6 +48,10 @@ class Batch:
     keep_weights: KeepWeights
     python: PythonConfig = field(default_factory=PythonConfig)
     vllm: VllmConfig = field(default_factory=VllmConfig)
+    rows: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By key, the preference rows without which a node will never exist."""
+    world: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the `World` that a training of it has; empty where a node is done by one process."""
 
     @property
     def job(self) -> str:
@@ -68,6 +80,12 @@ def write(batch: Batch, nodes: Sequence[Node], store: Store) -> None:
     write_json(private.with_suffix(".json"), asdict(batch))
 
 
+def age(store: Store, batch: Batch) -> float:
+    """Seconds since a batch was written, by the clock of the file system: those of two login nodes may differ."""
+    path = folder(store, batch.name).with_suffix(".json")
+    return claims.now(path.parent) - path.stat().st_mtime
+
+
 def withdraw(batch: Batch, store: Store) -> None:
     """Take back a batch that sbatch has refused; its private files stay, to look at."""
     folder(store, batch.name).with_suffix(".json").unlink(missing_ok=True)
@@ -81,29 +99,68 @@ def read(store: Store, name: str) -> Batch:
     """
     path = folder(store, name).with_suffix(".json")
     try:
-        found = json.loads(path.read_text())
-        python, vllm = PythonConfig(**found.pop("python", {})), VllmConfig(**found.pop("vllm", {}))
-        return Batch(**found, python=python, vllm=vllm)
+        read = json.loads(path.read_text())
+        given = {field.name: read[field.name] for field in fields(Batch) if field.name in read}
+        python, vllm = PythonConfig(**given.pop("python", {})), VllmConfig(**given.pop("vllm", {}))
+        return Batch(**given, python=python, vllm=vllm)
     except (OSError, ValueError, TypeError) as error:
         raise StoreError(f"store: {path} cannot be read: {error}") from None
 
 
 def read_nodes(store: Store, batch: Batch, element: int) -> list[Node]:
-    """The nodes of one element; the folder's owner alone can have written them."""
-    with (folder(store, batch.name) / "nodes.pickle").open("rb") as file:
-        nodes = pickle.load(file)  # noqa: S301 - written by this user, in a folder that only this user can write to
-    return [nodes[key] for key in batch.elements[element]]
+    """The nodes of one element; the folder's owner alone can have written them.
+
+    Raises:
+        StoreError: they cannot be read, or have other keys by now than when they were planned.
+    """
+    path = folder(store, batch.name) / "nodes.pickle"
+    try:
+        with path.open("rb") as file:
+            nodes = pickle.load(file)  # noqa: S301 - written by this user, in a folder that only this user can write to
+        found = [nodes[key] for key in batch.elements[element]]
+        same = all(
+            node_key(node.stage, node.version, node.spec, node.input_keys) == node.key
+            for node in (*found, *(parent for node in found for parent in node.parents))
+        )
+    except Exception as error:  # whatever the classes of another version make of it
+        raise StoreError(f"store: {path} cannot be read: {error!r}; {_TYPE_AGAIN}") from None
+    if not same:
+        raise StoreError(f"store: {path} was planned by another version of prefsweep; {_TYPE_AGAIN}")
+    return found
 
 
 def unfinished(store: Store, done: Collection[str] = ()) -> list[Batch]:
-    """Batches of which something is not done, the oldest first.
+    """Batches of which something is to do, the oldest first.
 
     Args:
         done: keys that are known to be done, which spares looking them up.
     """
-    every = [read(store, path.stem) for path in (store.root / "batches").glob("*.json")]
-    open_ = [b for b in every if any(k not in done and store.find(b.stage, k) is None for k in b.keys)]
-    return sorted(open_, key=lambda batch: batch.submitted)
+    return sorted((b for b in _every(store) if not is_over(b, store, done)), key=lambda batch: batch.submitted)
+
+
+def is_over(batch: Batch, store: Store, done: Collection[str] = ()) -> bool:
+    """Whether there is nothing left for a batch's jobs to do: every node is done, or of a cell without rows."""
+    empty: dict[str, bool] = {}
+
+    def has_no_rows(key: str) -> bool:
+        if key not in empty:
+            found = store.find("pairs", key)
+            empty[key] = found is not None and bool(why_empty(found))
+        return empty[key]
+
+    return all(
+        key in done or store.find(batch.stage, key) is not None or any(map(has_no_rows, batch.rows.get(key, ())))
+        for key in batch.keys
+    )
+
+
+def _every(store: Store) -> Iterator[Batch]:
+    for path in (store.root / "batches").glob("*.json"):
+        try:
+            yield read(store, path.stem)
+        except StoreError:
+            if path.exists():  # else it was withdrawn, or cleared away, at this moment
+                raise
 
 
 def write_endings(store: Store, batch: Batch, element: int, endings: Mapping[str, Mapping[str, Any]]) -> None:
@@ -136,6 +193,7 @@ def pack(
         nodes: parents before children.
     """
     places = {node.key: place for place, node in enumerate(nodes)}
+    rows: dict[str, list[str]] = {}
     groups: dict[tuple[int, int], list[Node]] = {}
     for key, rank in _ranks(nodes).items():
         node = nodes[places[key]]
@@ -157,8 +215,19 @@ def pack(
                 keep_weights=keep_weights,
                 python=cluster.python,
                 vllm=cluster.vllm,
+                rows={node.key: above for element in chosen for node in element if (above := _rows_above(node, rows))},
+                world=asdict(world) if (world := cluster.world(group[0].stage)).size > 1 else {},
             )
             yield batch, [node for element in chosen for node in element]
+
+
+def _rows_above(node: Node, known: dict[str, list[str]]) -> list[str]:
+    """Keys of the rows that a node's training, or any that it stands on, needs."""
+    if node.key not in known:
+        own = node.inputs.get("pairs", ()) if node.stage == "train" else ()
+        above = [key for parent in node.parents for key in _rows_above(parent, known)]
+        known[node.key] = list(dict.fromkeys([*(parent.key for parent in own), *above]))
+    return known[node.key]
 
 
 def _ranks(nodes: Sequence[Node]) -> dict[str, int]:

@@ -3,30 +3,41 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
+from types import FrameType
+from typing import Any
 
 from rich.console import Console
+from submitit.core.job_environment import JobEnvironment
 from submitit.helpers import DelayedSubmission
 
 from harness import machine
+from harness.errors import PrefsweepError
 from harness.perform import Ending, free_memory, log_failure, perform, prepare_process
 from harness.plan import Node, Plan
 from harness.progress import Reporter
 from harness.retention import Retention
 from harness.schedule import ATTEMPTS
 from harness.slurm import batches
+from harness.slurm.equal import name_equal
 from harness.slurm.jobs import SlurmError, ask
 from harness.stages.pairs import why_empty
 from harness.store import Store
+from harness.world import ALONE, World
 
 PATIENCE = 240.0
 """Seconds for which a job waits, once all else is done, for nodes in other hands: an owner that was killed counts as
-dead by then, and one that trains equal rows may be done. What takes longer is left to the next command."""
+dead by then. What takes longer is left to the next command."""
+
+LATE = 60.0
+"""Seconds for which an input that is not there is looked for: a network file system may show only then what another
+machine has published. Not where what makes it has failed."""
 
 _POLL = 2.0
 
@@ -52,7 +63,11 @@ class Element:
 
     def __call__(self) -> None:
         """Do the work; a code other than 0 ends the process."""
-        if code := _Work(Path(self.store), self.batch, self.number).run():
+        try:
+            code = _Work(Path(self.store), self.batch, self.number).run()
+        except PrefsweepError as error:
+            sys.exit(f"error: {error}")  # code 1
+        if code:
             sys.exit(code)
 
     def checkpoint(self) -> DelayedSubmission:
@@ -79,6 +94,9 @@ class _Work:
         self.endings: dict[str, Ending | None] = {}
         self.at: Node | None = None
         self.interrupted = False
+        self.late = 0.0
+        """Until when an input that is not there may still show itself."""
+        self.world = ALONE
         _WORK.append(self)
 
     def run(self) -> int:
@@ -86,13 +104,20 @@ class _Work:
         if not self.batch.gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # where SLURM does not hide those of other jobs
         machine.use(python=self.batch.python, vllm=self.batch.vllm, threads=self.batch.threads)
+        self.world = World(**{**self.batch.world, "devices": os.environ.get("CUDA_VISIBLE_DEVICES")})
         prepare_process(self.batch.threads)
         signal.signal(signal.SIGTERM, self._told_to_end)
+        if callable(requeue := signal.getsignal(JobEnvironment._usr_sig())):
+            signal.signal(JobEnvironment._usr_sig(), partial(self._told_to_come_again, requeue))
+        self.late = monotonic() + LATE
         waiting = [node for node in self.nodes if not self._bring(node)]
+        if len(waiting) < len(self.nodes):  # the others took their time
+            waiting = [node for node in waiting if not self._bring(node)]
+        waiting = [node for node in waiting if not self._is_deferred(node)]
         deadline = monotonic() + PATIENCE
         while waiting and monotonic() < deadline:
             sleep(_POLL)
-            waiting = [node for node in waiting if not self._bring(node)]
+            waiting = [node for node in waiting if not self._bring(node) and not self._is_deferred(node)]
         hows = {ending.how if ending is not None else "missing" for ending in self.endings.values()}
         return Exit.FAILED if "failed" in hows else Exit.MISSING if "missing" in hows else 0
 
@@ -102,9 +127,17 @@ class _Work:
         A job that is to be preempted hears the same; SLURM puts it back only if it does not end by itself.
         """
         with suppress(SlurmError):
-            states = ask(["squeue", "--noheader", f"--jobs={os.environ.get('SLURM_JOB_ID', '')}", "--format=%T"])
+            states = ask(["squeue", "--noheader", f"--jobs={_own_id()}", "--format=%T"])
             if not self.interrupted and states.split() != ["RUNNING"]:
                 sys.exit(128 + signal.SIGTERM)
+
+    def _told_to_come_again(self, requeue: Callable[[int, FrameType | None], Any], *given: Any) -> None:
+        """Have submitit put the job back; where SLURM does not answer, that is no failure of the node in hand."""
+        try:
+            requeue(*given)
+        except Exception as error:  # the job goes on, and SLURM puts back those that it preempts
+            self.interrupted = False
+            self.reporter.line(f"could not be put back into the queue: {error}")
 
     def interrupt(self) -> None:
         """End the process for good if it has been ended too often."""
@@ -121,11 +154,14 @@ class _Work:
         """Do a node, as often as its failures may be tried again; says whether it came to an end."""
         if reason := empty_because(node, self.store):
             return self._end(node, Ending(how="done", text=f"empty ({reason})"))
-        if any(self.store.find(parent.stage, parent.key) is None for parent in node.parents):
-            return self._end(node, None)
+        if absent := [parent for parent in node.parents if not self._is_there(parent)]:
+            self._end(node, None)
+            return monotonic() >= self.late or any(failed(parent, self.store) for parent in absent)
         for attempt in range(1, max(ATTEMPTS.values()) + 1):
             self.at = node
-            ending = perform(node, self.store, self.reporter, self._label(node), self.batch.threads, attempt)
+            ending = perform(
+                node, self.store, self.reporter, self._label(node), self.batch.threads, attempt, self.world
+            )
             self.at = None
             if ending.failure is None or attempt >= ATTEMPTS[ending.failure]:
                 break
@@ -136,13 +172,26 @@ class _Work:
             self.reporter.line(line)
         return ending.how not in ("busy", "deferred")
 
+    def _is_there(self, parent: Node) -> bool:
+        """Whether an input is done, if only by being equal to something that is."""
+        if self.store.find(parent.stage, parent.key) is not None:
+            return True
+        label = f"{parent.stage} {parent.slug}"
+        ending = name_equal(parent, self.store, self.reporter, label, self.batch.threads)
+        return ending is not None and self.store.find(parent.stage, parent.key) is not None
+
+    def _is_deferred(self, node: Node) -> bool:
+        """Whether somebody else is not at the node itself, but at one of equal content: that may take hours."""
+        ending = self.endings[node.key]
+        return ending is not None and ending.how == "deferred"
+
     def _label(self, node: Node) -> str:
         return f"[{self.nodes.index(node) + 1}/{len(self.nodes)}] {node.stage} {node.slug}"
 
     def _end(self, node: Node, ending: Ending | None) -> bool:
         """Say and keep how a node ended; None: an input is not there."""
         text = "an input is not there" if ending is None else ending.text
-        if self.endings.get(node.key) != ending or ending is None:
+        if node.key not in self.endings or self.endings[node.key] != ending:
             failed = "FAILED: " if ending is not None and ending.how == "failed" else ""
             self.reporter.line(f"{self._label(node)}: {failed}{text}")
         self.endings[node.key] = ending
@@ -155,7 +204,21 @@ class _Work:
                 yield key, {"how": "missing", "text": "an input is not there", "failure": None, "log": None}
             else:
                 log = str(ending.log) if ending.log else None
-                yield key, {"how": ending.how, "text": ending.text, "failure": ending.failure, "log": log}
+                facts = {"how": ending.how, "text": ending.text, "failure": ending.failure}
+                yield key, {**facts, "log": log, "on": ending.on}
+
+
+def failed(node: Node, store: Store) -> bool:
+    """Whether a node that is not there has failed, or something that it needs has."""
+    if (store.root / "logs" / f"{node.stage}-{node.key}.log").exists():
+        return True
+    return any(failed(parent, store) for parent in node.parents if store.find(parent.stage, parent.key) is None)
+
+
+def _own_id() -> str:
+    """This job's id; the raw id of one of an array's elements is the array's, and would stand for all of them."""
+    array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_JOB_ID", "")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
 
 
 def empty_because(node: Node, store: Store) -> str:

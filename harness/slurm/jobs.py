@@ -1,10 +1,13 @@
 """What SLURM says of jobs: one squeue call for all that may be alive, one sacct call for those that have ended."""
 
+import os
+import re
 import shutil
 import subprocess
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from harness.errors import PrefsweepError
 from harness.slurm import batches
@@ -22,8 +25,24 @@ _ENDED = frozenset(
 )
 
 
+_STUCK = frozenset({"launch failed requeued held", "JobHoldMaxRequeue"})
+"""Why SLURM holds a job of its own accord."""
+
+_NUMBERS = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
+
+_NAMES = 2000
+"""Jobs that one call asks for by name: Linux takes 128 KiB in an argument."""
+
+_FILTERS = ("SQUEUE_", "SACCT_", "SCANCEL_")
+"""Beginnings of variables with which users have these commands show, or touch, less than they are asked for."""
+
+
 class SlurmError(PrefsweepError):
     """SLURM is not there, or refuses."""
+
+
+class NoAnswerError(SlurmError):
+    """A command of SLURM fails, or does not end in time; it may be answered a little later."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +60,15 @@ class Job:
     @property
     def alive(self) -> bool:
         """Whether it waits or runs; a state that we do not know counts as such."""
-        return self.state not in _ENDED
+        return self.state not in _ENDED and not self.stuck
+
+    @property
+    def stuck(self) -> bool:
+        """Whether SLURM itself holds it, after a launch that failed, and will never let it begin.
+
+        What a user or an administrator holds only waits.
+        """
+        return self.state not in _ENDED and self.reason.replace("_", " ") in _STUCK
 
     @property
     def main(self) -> str:
@@ -49,10 +76,16 @@ class Job:
         return self.id.partition("_")[0]
 
     @property
-    def element(self) -> int | None:
-        """Its number in the array; None where it is no array, or the record is of all elements without one."""
-        number = self.id.partition("_")[2]
-        return int(number) if number.isdigit() else None
+    def elements(self) -> Collection[int] | None:
+        """Its numbers in the array: one, or those of a record of several such as 12_[3-7,9%2].
+
+        None where it is no array, or the record is of all elements without one of their own.
+        """
+        numbers = self.id.partition("_")[2].partition("%")[0].strip("[]")
+        if not _NUMBERS.fullmatch(numbers):  # none, or more than SLURM shows
+            return None
+        ranges = [part.partition("-") for part in numbers.split(",")]
+        return {n for first, _, last in ranges for n in range(int(first), int(last or first) + 1)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,31 +97,45 @@ class Queue:
     """By batch and element, as far as SLURM still knows them."""
     live: dict[str, Job] = field(default_factory=dict)
     """By key of the node: who is going to do it, or is at it."""
+    others: Mapping[str, Job] = field(default_factory=dict)
+    """Further jobs that were asked for, by name."""
 
     def last(self, key: str) -> tuple[Batch, int] | None:
         """The latest batch and element that hold a node."""
-        for batch in reversed(self.batches):
-            for number, element in enumerate(batch.elements):
-                if key in element:
-                    return batch, number
-        return None
+        place = self.place(key)
+        return (self.batches[place[0]], place[1]) if place is not None else None
+
+    def place(self, key: str) -> tuple[int, int] | None:
+        """The same, with the batch's place among all."""
+        return self._places.get(key)
+
+    @cached_property
+    def _places(self) -> Mapping[str, tuple[int, int]]:
+        return {
+            key: (place, number)
+            for place, batch in enumerate(self.batches)
+            for number, element in enumerate(batch.elements)
+            for key in element
+        }
 
 
-def look(store: Store, done: Collection[str] = ()) -> Queue:
+def look(store: Store, done: Collection[str] = (), others: Collection[str] = ()) -> Queue:
     """The queue of a store.
 
     Args:
         done: keys that are known to be done.
+        others: names of jobs without a batch to look for, too.
 
     Raises:
         SlurmError: squeue does not answer, so that nobody knows what is alive.
     """
     found = batches.unfinished(store, done)
-    jobs = by_element(found, squeue([batch.job for batch in found]))
-    queue = Queue(batches=found, jobs=jobs)
+    listed = squeue([*(batch.job for batch in found), *others])
+    jobs = by_element(found, listed)
+    queue = Queue(batches=found, jobs=jobs, others={job.name: job for job in listed if job.name in set(others)})
     known = {name for name, _ in jobs}
     for batch in found:
-        unknown = batch.name not in known and time.time() - batch.submitted < GRACE
+        unknown = batch.name not in known and abs(batches.age(store, batch)) < GRACE
         for number, element in enumerate(batch.elements):
             job = jobs.get((batch.name, number))
             if unknown:
@@ -99,8 +146,12 @@ def look(store: Store, done: Collection[str] = ()) -> Queue:
 
 
 def by_element(found: Sequence[Batch], jobs: Sequence[Job]) -> dict[tuple[str, int], Job]:
-    """Which job is that of an element; an array that never began has one record for all."""
-    single = {(job.name, job.element): job for job in jobs}
+    """Which job is that of an element; an array that never began has one record for all.
+
+    Of two of one name, as where sbatch lost its answer and was called again, one that is alive counts.
+    """
+    dead_first = sorted(jobs, key=lambda job: job.alive)
+    single = {(job.name, number): job for job in dead_first for number in job.elements or (None,)}
     known = {}
     for batch in found:
         for number in range(len(batch.elements)):
@@ -125,16 +176,15 @@ def require() -> None:
 
 
 def squeue(names: Sequence[str]) -> list[Job]:
-    """All jobs of these names that SLURM remembers, each element by itself; one call.
+    """All jobs of these names that SLURM remembers, each element by itself; one call, unless they are thousands.
 
     Raises:
         SlurmError: it does not answer.
     """
-    if not names:
-        return []
-    options = ["--noheader", "--array", "--states=all", f"--name={','.join(names)}", "--format=%i|%j|%T|%M|%r"]
-    lines = ask(["squeue", *options]).splitlines()
-    return [Job(**_fields(line, "id", "name", "state", "elapsed", "reason")) for line in lines if line.strip()]
+    # Where SLURM_CLUSTERS is set, each cluster's name stands above its jobs.
+    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%j|%T|%M|%r"]
+    lines = _ask_for(names, command)
+    return [Job(**_fields(line, "id", "name", "state", "elapsed", "reason")) for line in lines if "|" in line]
 
 
 def sacct(names: Sequence[str], since: float) -> list[Job]:
@@ -142,13 +192,26 @@ def sacct(names: Sequence[str], since: float) -> list[Job]:
     if not names or shutil.which("sacct") is None:
         return []
     start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since - GRACE))
-    options = ["--noheader", "--parsable2", "--allocations", f"--name={','.join(names)}", f"--starttime={start}"]
+    options = ["--noheader", "--parsable2", "--allocations", "--allusers", f"--starttime={start}"]
     try:
-        lines = ask(["sacct", *options, "--format=JobID,JobName,State,Elapsed,ExitCode"]).splitlines()
+        lines = _ask_for(names, ["sacct", *options, "--format=JobID,JobName,State,Elapsed,ExitCode"])
     except SlurmError:
         return []
-    found = [_fields(line, "id", "name", "state", "elapsed", "reason") for line in lines]
+    found = [_fields(line, "id", "name", "state", "elapsed", "reason") for line in lines if "|" in line]
     return [Job(**{**given, "reason": f"exit code {given['reason']}"}) for given in found]
+
+
+def ended(job: Job) -> tuple[int | None, str]:
+    """The exit code of a job that has ended, None where it is not known any more, and the machine that it ran on."""
+    try:
+        said = ask(["scontrol", "--oneliner", "show", "job", job.main])
+    except SlurmError:
+        said = ""
+    given = dict(word.partition("=")[::2] for word in said.split())
+    if given.get("JobName") != job.name:
+        return None, ""
+    code, machine = given.get("ExitCode", "").partition(":")[0], given.get("NodeList", "")
+    return (int(code) if code.isdigit() else None), "" if machine == "(null)" else machine
 
 
 def scancel(ids: Iterable[str]) -> None:
@@ -160,23 +223,42 @@ def scancel(ids: Iterable[str]) -> None:
     ask(["scancel", *ids])
 
 
+def _ask_for(names: Sequence[str], command: Sequence[str]) -> list[str]:
+    """Lines that a command prints of the jobs of these names."""
+    parts = [names[start : start + _NAMES] for start in range(0, len(names), _NAMES)]
+    return [line for part in parts for line in ask([*command, f"--name={','.join(part)}"]).splitlines()]
+
+
 def ask(command: Sequence[str]) -> str:
-    """What a command of SLURM prints.
+    """What a command of SLURM prints, whatever the user's environment asks it to leave out.
 
     Raises:
-        SlurmError: it is not there, fails, or does not answer.
+        SlurmError: it is not there.
+        NoAnswerError: it fails, or does not answer.
     """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_FILTERS)}
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
+        ended = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=_TIMEOUT,
+        )
     except FileNotFoundError:
         raise SlurmError(f"{command[0]}: not on the path; this machine knows no SLURM") from None
+    except OSError as error:
+        raise SlurmError(f"{command[0]}: cannot be run: {error.strerror}") from None
     except subprocess.TimeoutExpired:
-        raise SlurmError(f"{command[0]}: no answer in {_TIMEOUT:.0f} s") from None
+        raise NoAnswerError(f"{command[0]}: no answer in {_TIMEOUT:.0f} s") from None
     if ended.returncode:
-        raise SlurmError(f"{command[0]}: {ended.stderr.strip() or f'exit code {ended.returncode}'}")
+        raise NoAnswerError(f"{command[0]}: {ended.stderr.strip() or f'exit code {ended.returncode}'}")
     return ended.stdout
 
 
 def _fields(line: str, *names: str) -> dict[str, str]:
-    given = dict(zip(names, line.strip().split("|"), strict=True))
+    given = dict(zip(names, line.strip().split("|", len(names) - 1), strict=True))
     return {**given, "state": (given["state"].split() or [""])[0]}

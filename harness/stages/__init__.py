@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from harness.progress import Reporter
 from harness.store import Artifact, Rows
+from harness.world import ALONE, World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,10 @@ class Context:
     reporter: Reporter
     label: str
     """Short name of the node for progress."""
+    parts: int = 1
+    """In how many parts a batch is to be done, since it did not fit into memory; see `harness.memory`."""
+    world: World = ALONE
+    """The processes that a training is to have."""
 
     def input(self, name: str) -> Artifact:
         """The only input of that name."""

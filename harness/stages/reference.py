@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness import tables
+from harness import memory, tables
 from harness.stages import Context, Outcome
 from harness.store import Rows
 
@@ -89,7 +89,8 @@ def _fill(context: Context, spec: Spec, shard: list[dict[str, Any]], advance: An
     from harness.engines import logprobs, models
 
     model, _, _ = models.load(context.input("policy").model_path, spec.dtype, spec.trust_remote_code)
+    batch_tokens = memory.smaller(spec.batch_tokens, context.parts)
     responses = [(r["prompt_ids"], r["response_ids"]) for r in shard]
-    logps = logprobs.response_logps(model, responses, spec.batch_tokens, spec.autocast, advance)
+    logps = logprobs.response_logps(model, responses, batch_tokens, spec.autocast, advance)
     for row, logp in zip(shard, logps, strict=True):
         row["logp"] = float(logp)

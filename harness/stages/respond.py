@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import chat, tables
+from harness import chat, memory, tables
 from harness.progress import Task
 from harness.stages import Context, Outcome, imported
 from harness.store import Artifact, Rows
@@ -69,7 +69,7 @@ def run(context: Context, spec: Spec | VllmSpec | imported.RespondSpec) -> Outco
 
     def answer(ids: list[str]) -> list[Any]:
         requests = [generation.Request(i, asked.encoded[i], (spec.seed, i, 0)) for i in ids]
-        responses: list[Any] = generation.generate(model, stops, requests, 1, decoding)
+        responses: list[Any] = generation.generate(model, stops, requests, 1, decoding, context.parts)
         return responses
 
     with context.reporter.task(context.label, len(asked.fitting), "answers") as task:
@@ -204,7 +204,9 @@ def _divergence(
     if answering.manifest.stage == "imported" and not _same_tokens((model, tokenizer), (reference, policys)):
         return [None] * len(answers)
     longest = max(len(p) + len(r) for p, r in answers)
-    kls = logprobs.response_kls(model, reference, answers, longest * _KL_ROWS, lambda _: None)
+    kls = logprobs.response_kls(
+        model, reference, answers, longest * memory.smaller(_KL_ROWS, context.parts), lambda _: None
+    )
     return [float(kl) for kl in kls]
 
 

@@ -79,7 +79,7 @@ def run(context: Context, spec: Spec | VllmSpec | imported.SampleSpec) -> Outcom
     with context.reporter.task(context.label, total, "responses", total - missing) as task:
         for path, ids in todo:
             requests = [generation.Request(i, fitting[i], (spec.seed, i, spec.sample_block)) for i in ids]
-            responses = generation.generate(model, stops, requests, spec.samples, _decoding(spec))
+            responses = generation.generate(model, stops, requests, spec.samples, _decoding(spec), context.parts)
             rows = [_row(tokenizer, r, spec) for r in responses]
             tables.write(tables.build(tables.RESPONSES, rows), path)
             task.advance(len(rows))

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness import tables
+from harness import memory, tables
 from harness.config import LoraConfig, LossConfig
 from harness.keys import ADDED, digest
 from harness.stages import Context, Outcome
@@ -48,21 +48,27 @@ def run(context: Context, spec: Spec) -> Outcome:
     rows = context.input("pairs").table("pairs").to_pylist()
     if spec.max_steps == 0:
         return _untrained(context, len(rows))
-    from harness.engines import models, training
-
-    models.release()
-    history = training.train(
-        context.input("policy").model_path,
-        rows,
-        spec,
-        context.work,
-        save_steps=context.params["save_steps"],
-        reporter=context.reporter,
-        label=context.label,
-    )
+    history = _train(context, rows, spec)
     tables.write(tables.build(tables.TRAINING, history), context.work / "training.parquet")
     (context.work / "model.json").write_text(json.dumps({"path": "weights"}))
     return Outcome(rows=Rows(taken=len(rows), kept=len(rows)), measures=_measures(history, spec.loss.beta))
+
+
+def _train(context: Context, rows: list[dict[str, Any]], spec: Spec) -> list[dict[str, Any]]:
+    """Train in this process, or by several that it starts; returns one row of figures per step."""
+    from harness.engines import models
+
+    models.release()
+    spec = memory.smaller_training(spec, context.parts)
+    policy, save_steps = context.input("policy").model_path, context.params["save_steps"]
+    given: dict[str, Any] = {"save_steps": save_steps, "reporter": context.reporter, "label": context.label}
+    if context.world.size > 1:
+        from harness.ranks import launch
+
+        return launch.train(policy, rows, spec, context.work, context.world, **given)
+    from harness.engines import training
+
+    return training.train(policy, rows, spec, context.work, **given)
 
 
 def _untrained(context: Context, rows: int) -> Outcome:

@@ -9,7 +9,19 @@ from collections.abc import Sequence
 from harness.errors import PrefsweepError
 from harness.progress import safe
 
-_COMMANDS = ("status", "why", "logs", "retry", "verify", "gc", "forget", "cancel", "transfer", "calibrate")
+_COMMANDS = (
+    "status",
+    "why",
+    "logs",
+    "retry",
+    "verify",
+    "gc",
+    "forget",
+    "cancel",
+    "prefetch",
+    "transfer",
+    "calibrate",
+)
 """Modules of this package that each register their commands."""
 
 

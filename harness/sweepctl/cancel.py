@@ -2,7 +2,7 @@
 
 import argparse
 
-from harness.slurm import jobs
+from harness.slurm import jobs, probe
 from harness.store import StoreError
 from harness.sweepctl.catalogue import Catalogue
 from harness.sweepctl.terminal import Commands, add, count, open_store, say
@@ -26,16 +26,21 @@ def run(options: argparse.Namespace) -> int:
     store = open_store(options)
     catalogue = Catalogue(store)
     wanted = [catalogue.resolve(text) for text in options.keys]
-    live = jobs.look(store).live
+    queue = jobs.look(store, others=[one.job for one in probe.every(store)])
+    live = queue.live
     if strange := [key for key in wanted if key not in live]:
         raise StoreError(f"key: {catalogue.name(strange[0])} is in no job that is alive")
-    chosen = {job.id: job for key, job in live.items() if not wanted or key in wanted}
+    held = [live[key] for key in wanted] if wanted else [*queue.jobs.values(), *live.values()]
+    chosen = {job.id: job for job in held if job.alive or job.stuck}
     known = sorted(job for job in chosen if job != "?")
+    first = [job.id for job in queue.others.values() if job.alive]
+    if first and not wanted:
+        jobs.scancel(first)
     if not chosen:
         say("no job is alive")
         return 0
-    if known:
-        jobs.scancel(known)
+    if known:  # without keys arrays as a whole, which is one request to slurmctld for each
+        jobs.scancel(known if wanted else sorted({chosen[job].main for job in known}))
     nodes = sum(job.id in known for job in live.values())
     say(f"cancelled {count(len(known), 'job')} with {count(nodes, 'node')}")
     if "?" in chosen:

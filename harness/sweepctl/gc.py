@@ -85,7 +85,11 @@ def run(options: argparse.Namespace) -> int:
             continue
         if options.yes:
             view = view.current()
-            if not _remove(store, item, view):
+            try:
+                if not _remove(store, item, view):
+                    continue
+            except PermissionError:  # of a store that several people share
+                say(f"{item.path.relative_to(store.root)}: stays, since it is another user's")
                 continue
         rows.append((item.path.relative_to(store.root), size(held), f"{span(seconds)} old", item.why))
         total += held
@@ -204,7 +208,7 @@ def _are_done(private: Path, view: View) -> bool:
     if not private.with_suffix(".json").exists():
         return True
     batch = batches.read(view.catalogue.store, private.name)
-    return all(view.catalogue.store.find(batch.stage, key) is not None for key in batch.keys)
+    return batches.is_over(batch, view.catalogue.store)
 
 
 def _leftovers(root: Path) -> Iterator[Item]:

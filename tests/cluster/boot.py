@@ -108,30 +108,32 @@ def accounting() -> bool:
 
 
 @contextmanager
-def booted() -> Iterator[Path]:
-    """A cluster, for as long as the block lasts; yields its slurm.conf, which SLURM_CONF names to its commands."""
-    root = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))  # unix sockets allow 107 bytes of path
-    cluster = _Cluster(root)
+def booted() -> Iterator["Cluster"]:
+    """A cluster, for as long as the block lasts."""
+    cluster = Cluster(Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp")))  # unix sockets allow 107 bytes of path
     try:
         cluster.start()
-        yield root / "slurm.conf"
+        yield cluster
     finally:
         cluster.stop()
-        shutil.rmtree(root, ignore_errors=True)
+        shutil.rmtree(cluster.root, ignore_errors=True)
 
 
 def _which(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
-class _Cluster:
+class Cluster:
     """The daemons."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.conf = root / "slurm.conf"
+        """What SLURM_CONF has to name to SLURM's commands."""
         self.port = _free_ports(3 + NODES)
-        self.daemons: list[subprocess.Popen[bytes]] = []
-        self.environment = {**os.environ, "SLURM_CONF": str(root / "slurm.conf")}
+        self.daemons: dict[str, subprocess.Popen[bytes]] = {}
+        """By name: slurmctld, and the slurmd of each node by the node's."""
+        self.environment = {**os.environ, "SLURM_CONF": str(self.conf)}
 
     def start(self) -> None:
         """Start everything, and wait until all nodes are idle."""
@@ -140,14 +142,32 @@ class _Cluster:
         self._write()
         if accounting():
             self._start_database()
-        self._launch("slurmctld", "-D")
+        self.launch("slurmctld")
         for number in range(NODES):
-            self._launch("slurmd", "-D", "-N", f"n{number + 1}")
+            self.launch(f"n{number + 1}")
         self._wait("all nodes are idle", lambda: self._said("sinfo", "-h", "-N", "-p", "main", "-t", "idle") == NODES)
         if accounting():  # limits are enforced, so that a user needs an association
             self._run("sacctmgr", "-i", "add", "account", "test")
             self._run("sacctmgr", "-i", "add", "user", getpass.getuser(), "account=test", "DefaultAccount=test")
         self._wait("a first job", lambda: self._run("srun", "-n1", "--immediate=5", "true") == 0)
+
+    def launch(self, name: str) -> None:
+        """Start slurmctld, or the slurmd of a node."""
+        self._launch(name, *(("slurmctld", "-D") if name == "slurmctld" else ("slurmd", "-D", "-N", name)))
+
+    def end(self, name: str, number: signal.Signals) -> None:
+        """End one of them by a signal; jobs go on without."""
+        daemon = self.daemons.pop(name)
+        daemon.send_signal(number)
+        daemon.wait(30)
+
+    def crash(self, node: str) -> None:
+        """Let a node fall over: its slurmd, and all that runs there."""
+        here = [process for process in processes(self.conf) if _node(process) == node]
+        self.end(node, signal.SIGKILL)
+        for process in (*steps(here), *here):  # a step that outlived its job would tell how it ended
+            with suppress(psutil.Error):
+                process.kill()
 
     def stop(self) -> None:
         """End all jobs and daemons; a slurmstepd would outlive its slurmd."""
@@ -155,15 +175,15 @@ class _Cluster:
             with suppress(TimeoutError, subprocess.TimeoutExpired):
                 self._run("scancel", "--full", "-u", getpass.getuser())
                 self._wait("no job is left", lambda: self._said("squeue", "-h") == 0, 10)
-        for daemon in reversed(self.daemons):
+        for daemon in reversed(self.daemons.values()):
             daemon.terminate()
-        for daemon in self.daemons:
+        for daemon in self.daemons.values():
             try:
                 daemon.wait(10)
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
-        for process in _of(self.environment["SLURM_CONF"]):
+        for process in processes(self.conf):
             with suppress(psutil.Error):
                 process.kill()
 
@@ -202,23 +222,20 @@ class _Cluster:
         port = self.port + 2
         settings = ["--skip-grant-tables", "--bind-address=127.0.0.1", f"--port={port}"]
         settings += [f"--socket={self.root}/run/sql", "--innodb-lock-wait-timeout=900"]
-        self._launch("mariadbd", *options, *settings)
+        self._launch("mariadbd", "mariadbd", *options, *settings)
         self._wait("the database", lambda: _open(port))
-        self._launch("slurmdbd", "-D")
+        self._launch("slurmdbd", "slurmdbd", "-D")
         self._wait("slurmdbd", lambda: _open(self.port + 1))
 
-    def _launch(self, name: str, *arguments: str) -> None:
-        with (self.root / "log" / f"{name}.{len(self.daemons)}.out").open("wb") as output:
-            command = [_which(name) or name, *arguments]
-            self.daemons.append(
-                subprocess.Popen(
-                    command,
-                    env=self.environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    process_group=0,
-                )
+    def _launch(self, name: str, program: str, *arguments: str) -> None:
+        with (self.root / "log" / f"{name}.out").open("ab") as output:
+            self.daemons[name] = subprocess.Popen(
+                [_which(program) or program, *arguments],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                process_group=0,
             )
 
     def _run(self, *command: str) -> int:
@@ -238,15 +255,32 @@ class _Cluster:
             time.sleep(0.1)
 
 
-def _of(conf: str) -> Sequence[psutil.Process]:
-    """Processes that jobs of a cluster have left behind."""
+def processes(conf: Path) -> Sequence[psutil.Process]:
+    """Processes of a cluster's jobs."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             environment = process.environ()
-            if environment.get("SLURM_CONF") == conf and "SLURM_JOB_ID" in environment:
+            if environment.get("SLURM_CONF") == str(conf) and "SLURM_JOB_ID" in environment:
                 found.append(process)
     return found
+
+
+def steps(jobs: Sequence[psutil.Process]) -> Sequence[psutil.Process]:
+    """The slurmstepd processes above those of jobs."""
+    found: set[psutil.Process] = set()
+    for process in jobs:
+        with suppress(psutil.Error):
+            found.update(above for above in process.parents() if above.name() == "slurmstepd")
+    return sorted(found, key=lambda process: process.pid)
+
+
+def _node(process: psutil.Process) -> str:
+    """The node that a process of a job runs on."""
+    try:
+        return str(process.environ().get("SLURMD_NODENAME", ""))
+    except psutil.Error:
+        return ""
 
 
 def _free_ports(count: int) -> int:
@@ -268,6 +302,6 @@ def _tail(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    with booted() as where:
-        print(f"export SLURM_CONF={where}", flush=True)
+    with booted() as cluster:
+        print(f"export SLURM_CONF={cluster.conf}", flush=True)
         signal.sigwait({signal.SIGINT, signal.SIGTERM})

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -37,6 +39,27 @@ class Site:
         arguments = ["-m", "tests.cluster.command", str(self.store.root), json.dumps(config)]
         return start(arguments, self.store.root.parent, self.environment, stderr=subprocess.PIPE)
 
+    def hidden(self, **config: Any) -> tuple[int, str]:
+        """Type it where the store's folder is a file system that only the command sees."""
+        folder = self.store.root.parent
+        shutil.rmtree(self.store.root)
+        arguments = shlex.join(
+            [sys.executable, "-m", "tests.cluster.command", str(self.store.root), json.dumps(config)]
+        )
+        hide = f"mount -t tmpfs none {shlex.quote(str(folder))} && cd {shlex.quote(str(folder))} && exec {arguments}"
+        ended = subprocess.run(
+            ["unshare", "--map-root-user", "--mount", "sh", "-c", hide],
+            cwd=folder,
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        if "unshare:" in ended.stderr or "mount:" in ended.stderr:
+            pytest.skip(f"no file system of a process's own: {ended.stderr.strip()}")
+        return ended.returncode, ended.stderr
+
     def type(self, **config: Any) -> tuple[int, str]:
         """Type it, and wait for its end; returns exit code and output."""
         command = self.begin(**config)
@@ -67,16 +90,16 @@ class Site:
 
 
 @pytest.fixture(scope="session")
-def conf() -> Iterator[Path]:
+def cluster() -> Iterator[boot.Cluster]:
     if reason := boot.missing():
         pytest.skip(reason)
-    with boot.booted() as conf:
-        yield conf
+    with boot.booted() as cluster:
+        yield cluster
 
 
 @pytest.fixture
-def site(conf: Path, tmp_path: Path) -> Iterator[Site]:
-    site = Site(conf, Store(tmp_path / "store").prepare())
+def site(cluster: boot.Cluster, tmp_path: Path) -> Iterator[Site]:
+    site = Site(cluster.conf, Store(tmp_path / "store").prepare())
     yield site
     if jobs := site.jobs():
         site.slurm("scancel", *jobs)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness.slurm.job import Exit
-from tests.cluster.boot import accounting
+from tests.cluster.boot import Cluster, accounting
 from tests.cluster.command import plan
 from tests.cluster.conftest import Site
 from tests.fakes import find, journal
@@ -173,11 +173,69 @@ def _begun(site: Site, times: int) -> bool:
     return journal(site.store)["node policy"] >= times
 
 
+def test_a_job_whose_machine_falls_over_goes_on_elsewhere_once(site: Site, cluster: Cluster) -> None:
+    site.type(cells=1, seconds=4.0)
+    wait_until(lambda: journal(site.store)["shard policy 1"], 60, "the second shard is begun")
+    ((ident, machine),) = (line.split() for line in site.slurm("squeue", "-h", "-t", "R", "-o", "%i %N"))
+    cluster.crash(machine)
+    try:
+        wait_until(lambda: journal(site.store)["published policy"], 120, "the job has gone on")
+    finally:
+        cluster.launch(machine)
+    shown = " ".join(site.slurm("scontrol", "show", "job", ident)).split()
+    assert "Restarts=1" in shown
+    assert f"BatchHost={machine}" not in shown
+    counts = journal(site.store)
+    assert (counts["node policy"], counts["shard policy 0"], counts["shard policy 1"]) == (2, 1, 2)
+    assert counts["published policy"] == 1
+    wait_until(
+        lambda: len(site.slurm("sinfo", "-h", "-N", "-p", "main", "-t", "idle,mix,alloc")) == 3, 60, "it is back"
+    )
+
+
 def test_a_refusal_of_sbatch_names_our_field(site: Site) -> None:
     code, text = site.type(cells=1, overrides=["cluster.stages.model.partition=nowhere"])
     assert code == 1
     assert "cluster.stages.model.partition: 'nowhere' is refused; sbatch says: " in text
     assert submitted(site) == []
+
+
+PROBE = {"overrides": ["cluster.probe=true"]}
+
+
+def test_a_store_that_only_this_machine_sees_is_found_out_first(site: Site) -> None:
+    code, text = site.hidden(cells=1, **PROBE)
+    assert code == 1
+    assert f"does not see the store {site.store.root}: it must be on a file system that all machines share" in text
+    assert "submitted" not in text
+
+
+def test_an_interpreter_that_machines_do_not_have_is_found_out_first(site: Site) -> None:
+    code, text = site.type(cells=1, python="/nowhere/python", **PROBE)
+    assert code == 1
+    assert "of the default partition cannot run the Python of this command (/nowhere/python): " in text
+    assert "No such file or directory" in text
+    assert submitted(site) == []
+    status = site.python("-m", "harness.sweepctl", "status")
+    assert "what waited for it was not begun" in status.stdout
+
+
+def test_what_waits_for_a_first_job_that_fails_is_not_begun(site: Site) -> None:
+    full = site.slurm("sbatch", "--parsable", "-N3", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 100")[0]
+    wait_until(lambda: site.jobs("RUNNING") != [], 30, "the cluster is full")
+    code, text = site.type(cells=1, overrides=["cluster.probe=true", "cluster.default.setup=[exit 7]"])
+    assert code == 0, text
+    assert "looks first whether the machines can do the work" in text
+    site.slurm("scancel", full)
+    site.settle()
+    states = Counter(line.split("|")[1] for line in site.slurm("squeue", "-h", "-t", "all", "-r", "-o", "%j|%T"))
+    assert states["CANCELLED"] >= 6
+    assert journal(site.store) == Counter()
+    status = site.python("-m", "harness.sweepctl", "status", "fake")
+    assert "gave no answer (job" in status.stdout
+    code, text = site.type(cells=1, overrides=["cluster.probe=true"], wait=True)
+    assert code == 0, text
+    assert done(site, 1)
 
 
 def test_a_job_does_not_submit(site: Site) -> None:

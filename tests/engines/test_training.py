@@ -1,6 +1,7 @@
 """Real TRL training of a tiny policy: references that belong, resume, adapters, failures."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +113,17 @@ def test_resumed_training_equals_undisturbed(
             _train(tiny_policy, rows, SPEC, tmp_path / "b", save_steps=2)
     # A checkpoint that was cut off while it was written must not be resumed from.
     (tmp_path / "b" / "checkpoints" / "checkpoint-999").mkdir()
+    shutil.copytree(tmp_path / "b", tmp_path / "c")
     resumed = _train(tiny_policy, rows, SPEC, tmp_path / "b", save_steps=2)
     assert resumed == undisturbed
     first, second = _weights(tmp_path / "a" / "weights"), _weights(tmp_path / "b" / "weights")
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not (tmp_path / "b" / "checkpoints").exists()
+    # As after memory has run out.
+    in_parts = _train(tiny_policy, rows, dataclasses.replace(SPEC, micro_batch=1), tmp_path / "c", save_steps=2)
+    assert [row["step"] for row in in_parts] == [row["step"] for row in undisturbed]
+    for one, other in zip(in_parts, undisturbed, strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
 
 
 def test_adapters_are_small_and_change_the_answers_of_their_base(tiny_policy: Path, tmp_path: Path) -> None:

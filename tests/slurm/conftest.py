@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -26,9 +27,12 @@ from tests.fakes import FakeStage, plan_of
 SBATCH = """#!/bin/bash
 echo "sbatch $*" >> "$FAKE_SLURM/calls"
 if [ -e "$FAKE_SLURM/refusal" ]; then cat "$FAKE_SLURM/refusal" >&2; exit 1; fi
+if [ -e "$FAKE_SLURM/sbatch --exclude.error" ] && grep -q -- --exclude "${@: -1}"; then
+  cat "$FAKE_SLURM/sbatch --exclude.error" >&2; exit 1
+fi
 number=$(( $(cat "$FAKE_SLURM/last" 2>/dev/null || echo 0) + 1 ))
 echo $number > "$FAKE_SLURM/last"
-cp "$1" "$FAKE_SLURM/$number.sh"
+cp "${@: -1}" "$FAKE_SLURM/$number.sh"
 echo "Submitted batch job $number"
 """
 
@@ -82,7 +86,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     folder, commands = tmp_path / "slurm", tmp_path / "bin"
     for path in (folder, commands):
         path.mkdir()
-    for name in ("sbatch", "squeue", "srun", "sacct", "scancel"):
+    for name in ("sbatch", "squeue", "srun", "sacct", "scancel", "scontrol"):
         (commands / name).write_text(SBATCH if name == "sbatch" else ANSWERS)
         (commands / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
@@ -93,7 +97,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 
 def cluster(*overrides: str) -> SlurmConfig:
     """The cluster that these overrides compose."""
-    data = composed("cluster=slurm", *overrides)
+    data = composed("cluster=slurm", "cluster.probe=false", *overrides)
     found = read(RunOptions, {name: value for name, value in data.items() if name in OPTIONS}).cluster
     assert isinstance(found, SlurmConfig)
     return found
@@ -137,6 +141,7 @@ class Desk:
             older = replace(batch, submitted=batch.submitted - seconds)
             path.unlink()
             write_json(path, asdict(older))
+            os.utime(path, (time.time() - seconds,) * 2)
 
     def work(self, *stages: str) -> list[int]:
         """Do the latest jobs of stages, in this process; returns their exit codes."""
@@ -159,6 +164,7 @@ def desk(tmp_path: Path, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> D
     monkeypatch.setattr(perform, "provenance", lambda: {"pid": os.getpid(), "seconds": 0.0})
     monkeypatch.setattr(job, "prepare_process", lambda threads: None)
     monkeypatch.setattr(job, "PATIENCE", 0.0)
+    monkeypatch.setattr(job, "LATE", 0.0)
     monkeypatch.setattr(job, "_WORK", [])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     return Desk(Store(tmp_path / "store").prepare(), slurm)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from harness.slurm import run
+from harness.slurm.jobs import Queue, SlurmError
 from tests.fakes import node, plan_of, sweep
 from tests.slurm.conftest import Desk, cluster
 
@@ -65,10 +66,11 @@ def test_a_job_that_said_nothing_failed_as_slurm_says(desk: Desk, then: Callable
     only = node("sample", "only")
     then(lambda: ended(desk, sample=state))
     summary = desk.type(plan_of(only), wait=True)
-    assert summary.failed[only.key].text == f"job 7_0 ended as {state}"
+    assert summary.failed[only.key].text.startswith(f"job 7_0 ended as {state}")
+    assert summary.failed[only.key].failure == ("memory" if state == "OUT_OF_MEMORY" else "died")
 
 
-def test_what_was_in_other_hands_is_left_to_the_next_command(desk: Desk, then: Callable[..., None]) -> None:
+def test_what_was_in_other_hands_is_submitted_once_more_and_then_left(desk: Desk, then: Callable[..., None]) -> None:
     only = node("sample", "only")
 
     def happens() -> None:
@@ -76,10 +78,55 @@ def test_what_was_in_other_hands_is_left_to_the_next_command(desk: Desk, then: C
             desk.work("sample")
         ended(desk, sample="COMPLETED")
 
-    then(happens)
+    then(happens, happens)
     summary = desk.type(plan_of(only), wait=True)
     assert summary.alive == [only.key]
     assert not summary.ok
+    assert len(desk.slurm.calls("sbatch")) == 2
+    desk.age(1000.0)
+    then(happens, lambda: desk.work("sample"))
+    assert desk.type(plan_of(only), wait=True).ok
+
+
+def test_a_slurm_that_falls_silent_is_asked_again(desk: Desk, then: Callable[..., None]) -> None:
+    def come_back() -> None:
+        desk.slurm.refuse("squeue", "")
+        desk.work("sample")
+
+    then(lambda: desk.slurm.refuse("squeue", "Unable to contact slurm controller"), lambda: None, come_back)
+    assert desk.type(plan_of(node("sample", "only")), wait=True).ok
+    assert desk.said().count("Unable to contact slurm controller") == 1
+
+
+def test_one_that_is_silent_just_when_something_is_submitted_once_more_is_asked_again(
+    desk: Desk, then: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only, again = node("sample", "only"), run._Run._again
+    silence = ["Unable to contact slurm controller"]
+
+    def silent_once(self: run._Run, queue: Queue) -> bool:
+        if silence:
+            desk.slurm.refuse("squeue", silence.pop())
+        return again(self, queue)
+
+    def leave() -> None:
+        with desk.store.claim(only.key):
+            desk.work("sample")
+        ended(desk, sample="COMPLETED")
+
+    monkeypatch.setattr(run._Run, "_again", silent_once)
+    then(leave, lambda: desk.slurm.refuse("squeue", ""), lambda: desk.work("sample"))
+    assert desk.type(plan_of(only), wait=True).ok
+    assert len(desk.slurm.calls("sbatch")) == 2
+
+
+def test_a_slurm_that_stays_silent_ends_the_command(
+    desk: Desk, then: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "_SILENCE", -1.0)
+    then(lambda: desk.slurm.refuse("squeue", "Unable to contact slurm controller"))
+    with pytest.raises(SlurmError, match="Unable to contact"):
+        desk.type(plan_of(node("sample", "only")), wait=True)
 
 
 def test_what_there_was_no_room_for_is_submitted_as_soon_as_there_is(desk: Desk, then: Callable[..., None]) -> None:

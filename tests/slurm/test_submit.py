@@ -1,5 +1,7 @@
 """What a command submits: batches, arrays, dependencies, and nothing twice."""
 
+import json
+import os
 import sys
 from collections.abc import Collection
 from itertools import chain
@@ -8,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ConfigError
-from harness.slurm import jobs
+from harness.slurm import jobs, probe
 from harness.slurm.jobs import SlurmError
 from harness.store import Store
 from tests.fakes import node, plan_of, sweep
 from tests.slurm.conftest import Desk, cluster
 
-GOLDEN = Path(__file__).with_name("golden.sh")
+GOLDEN = Path(__file__).with_name("golden")
 
 
 def test_one_array_for_each_stage_which_waits_for_those_with_its_inputs(desk: Desk) -> None:
@@ -38,20 +40,89 @@ def test_one_array_for_each_stage_which_waits_for_those_with_its_inputs(desk: De
     assert "sweepctl status" in desk.said()
 
 
+def script(desk: Desk, number: int) -> str:
+    """A job's script without what differs from run to run."""
+    text = desk.slurm.script(number)
+    for batch in desk.batches():
+        text = text.replace(batch.name, f"{batch.stage}-NAME")
+    for path in (desk.store.root / "probes").glob("*.json"):
+        text = text.replace(path.stem, "SIGNATURE").replace(json.loads(path.read_text())["nonce"], "NONCE")
+    return text.replace(str(desk.store.root), "STORE").replace(sys.executable, "PYTHON").strip()
+
+
+def golden(name: str) -> str:
+    return (GOLDEN / f"{name}.sh").read_text().strip()
+
+
 def test_the_script_of_an_array(desk: Desk) -> None:
     desk.cluster = cluster(
         "cluster.default.account=lab",
         "cluster.default.gpu_type=a100",
+        "cluster.default.qos=high",
+        'cluster.default.constraint="a100|h100"',
         "cluster.stages.train.partition=gpu",
+        "cluster.stages.train.gpus=8",
         "cluster.stages.train.mem_gb=64",
         "cluster.stages.train.time_minutes=600",
-        "cluster.stages.train.setup=[module load cuda]",
+        'cluster.stages.train.setup=[module load cuda,"export NCCL_DEBUG=WARN"]',
         "+cluster.default.extra.reservation=mine",
+        "+cluster.stages.train.extra.exclusive=true",
+        '+cluster.stages.train.extra.mail_user="me@lab.org"',
     )
     desk.type(plan_of(*sweep(3)))
-    name = desk.batch("train").name
-    found = desk.slurm.script(4).replace(name, "NAME").replace(str(desk.store.root), "STORE")
-    assert found.replace(sys.executable, "PYTHON").strip() == GOLDEN.read_text().strip()
+    assert script(desk, 4) == golden("array")
+
+
+def test_the_script_of_a_single_job_without_a_gpu(desk: Desk) -> None:
+    """A short one is told of its end earlier than usual; what is not asked for is left to the cluster."""
+    desk.cluster = cluster(
+        "cluster.offline=true",
+        "cluster.default.mem_gb=null",
+        "cluster.stages.judge.time_minutes=4",
+        "cluster.stages.judge.cpus=2",
+    )
+    desk.type(plan_of(*sweep(1)))
+    assert script(desk, 6) == golden("single")
+
+
+def test_an_array_of_as_many_elements_as_a_cluster_takes(desk: Desk) -> None:
+    desk.cluster = cluster("cluster.max_array=2")
+    desk.type(plan_of(*sweep(5)))
+    assert [desk.slurm.option(n, "array") for n in (4, 5, 6)] == ["0-1%2", "0-1%2", None]
+    assert desk.slurm.option(7, "dependency") == "afterany:4:5:6"
+    assert "srun" in desk.slurm.script(6)
+
+
+def test_the_script_of_the_first_job_and_of_one_that_waits_for_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.slurm.probe.WAIT", 0.0)
+    desk.cluster = cluster(
+        "cluster.probe=true",
+        "cluster.default.partition=gpu",
+        "cluster.default.setup=[module load cuda]",
+        "+cluster.default.extra.reservation=mine",
+        "+cluster.default.extra.exclusive=true",
+    )
+    desk.type(plan_of(*sweep(1)))
+    assert script(desk, 1) == golden("probe")
+    (asked,) = (probe.read(desk.store, path.stem) for path in (desk.store.root / "probes").glob("*.json"))
+    assert asked is not None
+    flags = desk.slurm.calls("sbatch")[0].replace(asked.nonce, "NONCE")
+    assert flags.partition(" --mem")[0] == (
+        "--job-name=prefsweep-probe-NONCE --output=/dev/null --partition=gpu --nodes=1 --ntasks=1 --cpus-per-task=1"
+    )
+    assert flags.partition(" --mem")[2].startswith("=1G --time=5 --reservation=mine /")
+    assert script(desk, 3) == golden("behind")
+
+
+def test_a_job_of_several_machines_begins_with_one_process_which_knows_of_the_others(desk: Desk) -> None:
+    desk.cluster = cluster("cluster.stages.train.nodes=2", "cluster.stages.train.gpus=4", "cluster.sharding=none")
+    desk.type(plan_of(*sweep(1)))
+    assert desk.slurm.option(4, "nodes") == "2"
+    assert desk.slurm.option(4, "gpus-per-node") == "4"
+    assert " --nodes=1 --ntasks=1 --relative=0 " in desk.slurm.script(4)
+    world = {"machines": 2, "processes": 4, "threads": 1, "sharding": "none", "devices": None}
+    assert [batch.world for batch in desk.batches()] == [{}, {}, {}, world, {}, {}]
+    assert " --ntasks=1 " not in desk.slurm.script(5)
 
 
 def test_only_stages_with_a_language_model_ask_for_a_gpu(desk: Desk) -> None:
@@ -104,6 +175,18 @@ def test_no_more_is_submitted_than_may_be_in_the_queue(desk: Desk) -> None:
     assert "cluster.max_submit=4: 12 nodes are left for later" in desk.said()
 
 
+def test_the_environment_overrides_nothing_that_was_asked_for(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sbatch prefers its variables to the script's flags; a job of another name would not be found again."""
+    sbatch = Path(os.environ["PATH"].partition(os.pathsep)[0]) / "sbatch"
+    sbatch.write_text(sbatch.read_text().replace("\n", '\nenv | grep ^SBATCH_ >> "$FAKE_SLURM/variables"\n', 1))
+    for name in ("JOB_NAME", "TIMELIMIT", "PARTITION", "NO_REQUEUE", "ACCOUNT"):
+        monkeypatch.setenv(f"SBATCH_{name}", "mine")
+    desk.cluster = cluster("cluster.default.partition=gpu")
+    desk.type(plan_of(node("model", "a")))
+    assert (desk.slurm.folder / "variables").read_text() == "SBATCH_ACCOUNT=mine\n"
+    assert os.environ["SBATCH_JOB_NAME"] == "mine"
+
+
 # Again.
 
 
@@ -142,22 +225,66 @@ def test_what_was_done_since_the_plan_was_made_is_not_submitted(desk: Desk, monk
     plan, look = plan_of(node("model", "a")), jobs.look
     desk.type(plan)
 
-    def too_late(store: Store, done: Collection[str]) -> jobs.Queue:
+    def too_late(store: Store, done: Collection[str], others: Collection[str]) -> jobs.Queue:
         desk.work("model")
-        return look(store, done)
+        return look(store, done, others)
 
     monkeypatch.setattr(jobs, "look", too_late)
     desk.type(plan)
     assert len(desk.slurm.calls("sbatch")) == 1
 
 
-@pytest.mark.parametrize("state", ["COMPLETING", "REQUEUED", "SPECIAL_EXIT", "A_STATE_TO_COME"])
+@pytest.mark.parametrize(
+    "state", ["COMPLETING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "STOPPED", "SPECIAL_EXIT", "A_STATE_TO_COME"]
+)
 def test_a_state_that_is_no_end_counts_as_alive(desk: Desk, state: str) -> None:
     plan = plan_of(node("model", "a"))
     desk.type(plan)
     desk.age(10 * jobs.GRACE)
     desk.slurm.answer("squeue", f"1|{desk.slurm.name(1)}|{state}|0:01|None")
     desk.type(plan)
+    assert len(desk.slurm.calls("sbatch")) == 1
+
+
+def test_an_id_that_slurm_has_given_to_another_job_says_nothing(desk: Desk) -> None:
+    """As after a crash of slurmctld, which forgets its last jobs and counts on from there."""
+    plan = plan_of(node("model", "a"))
+    desk.type(plan)
+    desk.age(2 * jobs.GRACE)
+    desk.slurm.answer("squeue", "1|prefsweep-model-00000000|RUNNING|0:01|None")
+    desk.type(plan)
+    assert len(desk.slurm.calls("sbatch")) == 2
+
+
+def test_an_array_larger_than_what_may_be_submitted_goes_in_parts(desk: Desk) -> None:
+    desk.cluster = cluster("cluster.max_submit=4")
+    plan = plan_of(*(node("train", f"{i}") for i in range(10)))
+    for elements in (4, 4, 2):
+        desk.type(plan)
+        assert len(desk.batch("train").elements) == elements
+        assert set(desk.work("train")) == {0}
+    assert len(desk.slurm.calls("sbatch")) == 3
+
+
+@pytest.mark.parametrize("reason", ["launch failed requeued held", "launch_failed_requeued_held", "JobHoldMaxRequeue"])
+def test_a_job_that_slurm_itself_holds_is_cancelled_and_submitted_anew(desk: Desk, reason: str) -> None:
+    """As after a crash of slurmctld that gave its id to another job; it would wait for ever, and others for it."""
+    plan = plan_of(node("model", "a"))
+    desk.type(plan)
+    desk.slurm.answer("squeue", f"1|{desk.slurm.name(1)}|PENDING|0:00|{reason}")
+    desk.type(plan)
+    assert desk.slurm.calls("scancel") == ["1"]
+    assert len(desk.slurm.calls("sbatch")) == 2
+    assert "job 1 is held by SLURM" in desk.said()
+
+
+@pytest.mark.parametrize("reason", ["JobHeldUser", "JobHeldAdmin", "job requeued in held state"])
+def test_a_job_that_somebody_holds_is_left_to_him(desk: Desk, reason: str) -> None:
+    plan = plan_of(node("model", "a"))
+    desk.type(plan)
+    desk.slurm.answer("squeue", f"1|{desk.slurm.name(1)}|PENDING|0:00|{reason}")
+    desk.type(plan)
+    assert desk.slurm.calls("scancel") == []
     assert len(desk.slurm.calls("sbatch")) == 1
 
 
@@ -182,6 +309,42 @@ def test_nodes_in_the_hands_of_a_process_are_left_to_it(desk: Desk) -> None:
     assert "in the hands of other commands, or behind those: 2 nodes" in desk.said()
 
 
+def test_a_machine_with_a_bad_disk_is_avoided_by_the_next_command(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "n17")
+    bad, good = node("sample", "bad", {"do": "io"}), node("score", "free")
+    desk.cluster = cluster("+cluster.default.extra.exclude=n3")
+    desk.type(plan_of(bad, good))
+    assert desk.slurm.option(1, "exclude") == "n3"
+    assert desk.work("sample") == [1]
+    desk.age(jobs.GRACE + 1)
+    desk.type(plan_of(bad, good))
+    assert [desk.slurm.option(n, "exclude") for n in (3, 4)] == ["n3,n17", "n3"]
+
+
+def test_where_no_other_machine_is_left_a_bad_one_will_do(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "n17")
+    bad = node("sample", "bad", {"do": "io"})
+    desk.type(plan_of(bad))
+    desk.work("sample")
+    desk.age(jobs.GRACE + 1)
+    desk.slurm.refuse("sbatch --exclude", "sbatch: error: Requested node configuration is not available")
+    desk.type(plan_of(bad))
+    assert desk.slurm.option(2, "exclude") is None
+    assert "submitted" in desk.said()
+
+
+def test_a_lost_answer_does_not_have_a_job_submitted_twice(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "n17")
+    bad = node("sample", "bad", {"do": "io"})
+    desk.type(plan_of(bad))
+    desk.work("sample")
+    desk.age(jobs.GRACE + 1)
+    desk.slurm.refuse("sbatch --exclude", "sbatch: error: Socket timed out on send/recv operation")
+    with pytest.raises(SlurmError, match="timed out"):
+        desk.type(plan_of(bad))
+    assert len(desk.slurm.calls("sbatch")) == 2
+
+
 def test_squeue_is_asked_once_and_not_at_all_where_all_is_done(desk: Desk) -> None:
     plan = plan_of(*sweep(2))
     desk.type(plan)
@@ -194,6 +357,20 @@ def test_squeue_is_asked_once_and_not_at_all_where_all_is_done(desk: Desk) -> No
 
 
 # Bad input.
+
+
+@pytest.mark.parametrize("name", ["at_%j", "100%4a", "back\\slash", "two\nlines"])
+def test_a_path_that_slurm_would_change_is_refused(desk: Desk, tmp_path: Path, name: str) -> None:
+    desk.store = Store(tmp_path / name / "store").prepare()
+    with pytest.raises(ConfigError, match=r"^store: .* SLURM takes for something else"):
+        desk.type(plan_of(node("model", "a")))
+    assert desk.slurm.calls("sbatch") == []
+
+
+def test_a_path_with_spaces_and_quotes_is_none_of_these(desk: Desk, tmp_path: Path) -> None:
+    desk.store = Store(tmp_path / "a b's 100%" / "store").prepare()
+    desk.type(plan_of(node("model", "a")))
+    assert desk.work("model") == [0]
 
 
 def test_without_slurm_the_command_says_so(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

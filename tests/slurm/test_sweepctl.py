@@ -9,7 +9,7 @@ import pytest
 
 from harness import record
 from harness.plan import Plan
-from harness.slurm import jobs
+from harness.slurm import batches, jobs
 from harness.sweepctl import main
 from tests.fakes import node, plan_of, sweep
 from tests.slurm.conftest import Desk
@@ -93,6 +93,15 @@ def test_status_works_where_squeue_does_not(desk: Desk, plan: Plan, capsys: pyte
     assert "  train         3     0 " in said
 
 
+def test_status_works_where_a_batch_is_damaged(desk: Desk, plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    path = batches.folder(desk.store, desk.batch("train").name).with_suffix(".json")
+    path.write_text(path.read_text()[:50])
+    assert ctl(desk, "status", "fake") == 0
+    said = capsys.readouterr().out
+    assert f"the queue is not known: store: {path} cannot be read" in said
+    assert "  train         3     0 " in said
+
+
 def test_only_the_last_job_of_a_node_is_shown(desk: Desk, plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
     desk.age(2 * jobs.GRACE)
     queue(desk, sample=("FAILED", "NonZeroExitCode"))
@@ -109,7 +118,7 @@ def test_cancel_ends_all_jobs_or_those_of_a_node(desk: Desk, plan: Plan, capsys:
     assert desk.slurm.calls("scancel") == ["4_1"]
     assert "cancelled 1 job with 1 node" in capsys.readouterr().out
     assert ctl(desk, "cancel") == 0
-    assert desk.slurm.calls("scancel")[1].split() == ["2", "3", "4_0", "4_1", "4_2", "5", "6"]
+    assert desk.slurm.calls("scancel")[1].split() == ["2", "3", "4", "5", "6"]
     assert "cancelled 7 jobs with 16 nodes" in capsys.readouterr().out
 
 
@@ -128,8 +137,12 @@ def test_cancel_of_what_slurm_does_not_show_yet(desk: Desk, plan: Plan, capsys: 
     assert "the same command again cancels them" in capsys.readouterr().out
 
 
+def forbidden(path: object) -> None:
+    raise PermissionError(f"{path}: not yours")
+
+
 def test_gc_clears_away_the_files_of_jobs_whose_nodes_are_done(
-    desk: Desk, plan: Plan, capsys: pytest.CaptureFixture[str]
+    desk: Desk, plan: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk.slurm.refuse("sbatch", "sbatch: error: no")
     with pytest.raises(jobs.SlurmError):
@@ -140,6 +153,10 @@ def test_gc_clears_away_the_files_of_jobs_whose_nodes_are_done(
     for path in (root, *root.rglob("*")):
         os.utime(path, (0, 0), follow_symlinks=False)
     before = {path.name for path in root.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.sweepctl.gc.shutil.rmtree", forbidden)
+        assert ctl(desk, "gc", "--yes") == 0
+    assert f"batches/{model}: stays, since it is another user's" in capsys.readouterr().out
     assert ctl(desk, "gc", "--yes") == 0
     gone = before - {path.name for path in root.iterdir()}
     assert {model, f"{model}.json"} < gone
