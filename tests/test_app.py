@@ -89,7 +89,7 @@ BROKEN = '{"prompt": "good"}\n{"prompt": \n'
         (["train.learning_rate=nan"], ["error: train.learning_rate: expected a finite number"]),
         (
             ["max_nodes=17"],
-            ["error: max_nodes: 18 units of work are to do, more than 17; ", "dry_run=true", "yes=true"],
+            ["error: max_nodes: 20 units of work are to do, more than 17; ", "dry_run=true", "yes=true"],
         ),
         (["max_nodes=0"], ["error: max_nodes: expected 1 or more, got 0"]),
         (["-m", "n=8,high"], ["error: n: expected int, got 'high'"]),

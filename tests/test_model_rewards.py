@@ -128,7 +128,10 @@ def test_published_prompts_compose(name: str) -> None:
         (["reward=armorm", "reward.objectives=[a,a]"], r"^reward\.objectives: two heads have the same name"),
         (["reward=armorm", "reward.opponents=4"], r"^reward\.opponents: would do nothing with reward\.engine=armorm"),
         (["reward=armorm", "reward.max_tokens=0"], r"^reward\.max_tokens: expected a number above 0, got 0"),
-        (["reward=armorm", "reward.engine=armo"], r"^reward\.engine: 'armo' is not valid; choose one of sequence_cl"),
+        (
+            ["reward=armorm", "reward.engine=armo"],
+            r"^reward\.engine: 'armo' is not valid; choose one of embedded, length, imported, sequence_cl",
+        ),
         (
             ["reward=pairrm", f"reward.model.revision={COMMIT}", "reward.opponents=9"],
             r"^reward\.opponents: 9 is out of",
