@@ -172,7 +172,7 @@ def test_sharing_is_of_model_calls_not_only_of_plan_entries(
 
         monkeypatch.setattr(module, name, counted)
 
-    count(generation, "generate", lambda model, stops, requests, samples, decoding: len(requests) * samples)
+    count(generation, "generate", lambda model, stops, requests, samples, *_: len(requests) * samples)
     count(logprobs, "response_logps", lambda model, responses, *_: len(responses))
     monkeypatch.setattr(training, "train", _no_training)
     prompts, instructions = 5, 3
