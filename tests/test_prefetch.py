@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import hydra_app
+from harness import hydra_app, prefetch
+from harness.plan import make_plan
+from tests.configs import point
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 POLICY = ["policy=hub", "policy.id=org/tiny", f"policy.revision={REVISION}", "policy.name=tiny"]
@@ -132,6 +134,23 @@ def test_without_it_a_job_says_which_command_to_run(hub: Hub, tmp_path: Path) ->
         "network"
     ), ended.stdout + ended.stderr
     assert hub.asked == []
+
+
+def test_all_models_are_asked_for_and_told_by_the_key_that_names_them() -> None:
+    """Policy, reward model, and a judge that vLLM serves or that is a reward model."""
+    revision = f"revision={REVISION}"
+    hub = "model.source=hub"
+    reward = ["reward=sequence_classification", f"reward.{hub}", "reward.model.id=org/reward", f"reward.model.{revision}"]
+    served = ["judge=vllm_local", f"judge.{hub}", "judge.model.id=org/judge", f"judge.model.{revision}"]
+    scorer = ["judge=reward_model", f"judge.{hub}", "judge.model.id=org/scorer", f"judge.model.{revision}"]
+    plan = make_plan([point(*POLICY, *reward, *judge) for judge in (served, scorer)])
+    asked = {node.params["id"]: node.params["key"] for node in plan.nodes.values() if prefetch._of_a_hub(node)}
+    assert asked == {
+        "org/tiny": "policy.id",
+        "org/reward": "reward.model.id",
+        "org/judge": "judge.model.id",
+        "org/scorer": "judge.model.id",
+    }
 
 
 def test_a_model_that_the_hub_does_not_give_ends_the_command(hub: Hub, tmp_path: Path) -> None:

@@ -67,10 +67,11 @@ def run(context: Context, spec: Spec | RewardSpec) -> Outcome:
     if spec.source == "package":
         models.convert_packaged(spec.id, spec.revision, weights)
     else:
-        source = models.locate(spec.source, context.params["id"], spec.revision, spec.trust_remote_code)
+        key = context.params.get("key", "policy.id")
+        source = models.locate(spec.source, context.params["id"], spec.revision, spec.trust_remote_code, key)
         models.adopt(source, weights, link=spec.source == "hub")
         if spec.source == "local" and content_hash(weights) != spec.revision:
-            raise ConfigError(f"policy.id: {source} has changed since this was planned; the same command plans it anew")
+            raise ConfigError(f"{key}: {source} has changed since this was planned; the same command plans it anew")
     measures = models.inspect(weights, spec.trust_remote_code, context.params["name"])
     (context.work / "model.json").write_text(json.dumps({"path": "weights"}))
     return Outcome(rows=Rows(taken=1, kept=1), measures=measures)
@@ -79,7 +80,7 @@ def run(context: Context, spec: Spec | RewardSpec) -> Outcome:
 def _run_reward(context: Context, spec: RewardSpec) -> Outcome:
     from harness.engines import models, reward_models
 
-    key, weights = "reward.model.id", context.work / "weights"
+    key, weights = context.params.get("key", "reward.model.id"), context.work / "weights"
     shutil.rmtree(weights, ignore_errors=True)  # of an interrupted run
     if spec.source == "package":
         source = package_model(spec.id, spec.revision)
