@@ -174,12 +174,10 @@ def environment(world: World) -> dict[str, str]:
     """What the ranks find in their environment."""
     ours = {name: value for name, value in os.environ.items() if not _OF_STEP.match(name)}
     ours["OMP_NUM_THREADS"] = str(world.threads)
-    if world.machines == 1:
-        ours.pop("CUDA_VISIBLE_DEVICES", None)
-        if world.devices is not None:
-            ours["CUDA_VISIBLE_DEVICES"] = world.devices
-    else:
-        ours.pop("CUDA_VISIBLE_DEVICES", None)  # SLURM sets it for each machine
+    ours.pop("CUDA_VISIBLE_DEVICES", None)
+    # On several machines SLURM sets it for each; but those of other jobs it may leave in sight.
+    if world.devices is not None and (world.machines == 1 or not world.devices):
+        ours["CUDA_VISIBLE_DEVICES"] = world.devices
     return ours
 
 

@@ -70,6 +70,8 @@ def test_the_step_is_not_bent_by_the_one_it_stands_beside(job: None, monkeypatch
     one = launch.environment(World(processes=2, devices="2,5"))
     assert one["CUDA_VISIBLE_DEVICES"] == "2,5"
     assert "CUDA_VISIBLE_DEVICES" not in launch.environment(World(processes=2))
+    assert "CUDA_VISIBLE_DEVICES" not in launch.environment(World(machines=2, devices="0,1"))
+    assert launch.environment(World(machines=2, devices=""))["CUDA_VISIBLE_DEVICES"] == ""  # it asked for none
 
 
 def told(
