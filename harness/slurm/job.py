@@ -94,6 +94,8 @@ class _Work:
         self.endings: dict[str, Ending | None] = {}
         self.at: Node | None = None
         self.interrupted = False
+        self.told: float | None = None
+        """When the job heard that it is about to be ended, and went on."""
         self.late = 0.0
         """Until when an input that is not there may still show itself."""
         self.world = ALONE
@@ -130,13 +132,14 @@ class _Work:
             states = ask(["squeue", "--noheader", f"--jobs={_own_id()}", "--format=%T"])
             if not self.interrupted and states.split() != ["RUNNING"]:
                 sys.exit(128 + signal.SIGTERM)
+        self.told = monotonic()
 
     def _told_to_come_again(self, requeue: Callable[[int, FrameType | None], Any], *given: Any) -> None:
         """Have submitit put the job back; where SLURM does not answer, that is no failure of the node in hand."""
         try:
             requeue(*given)
         except Exception as error:  # the job goes on, and SLURM puts back those that it preempts
-            self.interrupted = False
+            self.interrupted, self.told = False, monotonic()
             self.reporter.line(f"could not be put back into the queue: {error}")
 
     def interrupt(self) -> None:
@@ -163,6 +166,8 @@ class _Work:
                 node, self.store, self.reporter, self._label(node), self.batch.threads, attempt, self.world
             )
             self.at = None
+            if ending.how == "failed" and self._is_to_end(ending):
+                continue
             if ending.failure is None or attempt >= ATTEMPTS[ending.failure]:
                 break
             self.reporter.line(f"{self._label(node)}: FAILED: {ending.text}; it is tried again")
@@ -171,6 +176,22 @@ class _Work:
         for line in self.retention.after(node):
             self.reporter.line(line)
         return ending.how not in ("busy", "deferred")
+
+    def _is_to_end(self, ending: Ending) -> bool:
+        """Whether a failure is none, since all processes of the job have heard that it is about to be ended.
+
+        Engines end by that. A job that would end by itself now is not put back: it waits for its end, and where none
+        comes, the node is tried again.
+        """
+        told, self.told = self.told, None
+        if told is None or monotonic() > told + PATIENCE:
+            return False
+        self.reporter.line(f"the job is about to be ended, and waits for that: {ending.text}")
+        if ending.log is not None:
+            ending.log.unlink(missing_ok=True)
+        while monotonic() < told + PATIENCE:
+            sleep(_POLL)
+        return True
 
     def _is_there(self, parent: Node) -> bool:
         """Whether an input is done, if only by being equal to something that is."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.engines.process import EngineError
 from harness.schedule import ATTEMPTS
 from harness.slurm import batches, job
 from harness.slurm.job import Element, Exit
@@ -177,6 +178,35 @@ def test_a_cancelled_job_gives_up_at_once_and_one_to_be_preempted_does_not(desk:
     desk.slurm.answer("squeue", "COMPLETING")
     desk.slurm.refuse("squeue", "no answer")
     work._told_to_end()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_node_whose_engine_ended_by_a_preemption_has_not_failed(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """SIGTERM reaches all processes of a job; a failure without it is one."""
+
+    class Preempted(FakeStage):
+        runs = 0
+
+        def run(self, context: Context, spec: Spec) -> Outcome:
+            self.runs += 1
+            if self.runs == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if self.runs <= times:
+                raise EngineError("lm_eval ended without scores (SIGTERM)")
+            assert not any((desk.store.root / "logs").iterdir())
+            return super().run(context, spec)
+
+    stage = Preempted()
+    monkeypatch.setattr(job, "PATIENCE", 3.0)
+    monkeypatch.setattr(job, "_POLL", 0.1)
+    monkeypatch.setattr("harness.perform._stage", lambda name: stage)
+    desk.slurm.answer("squeue", "RUNNING")
+    only = node("lm_eval", "only")
+    desk.type(plan_of(only))
+    assert desk.work("lm_eval") == [0 if times == 1 else Exit.FAILED]
+    assert endings(desk, "lm_eval") == {only.key: "computed" if times == 1 else "failed"}
 
 
 def test_a_signal_is_about_this_element_only(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
