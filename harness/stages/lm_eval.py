@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness import machine, tables
+from harness import machine, memory, tables
 from harness.errors import ConfigError
 from harness.regressions import tasks_hash
 from harness.stages import Context, Outcome
@@ -51,7 +51,7 @@ def run(context: Context, spec: Spec) -> Outcome:
     with context.reporter.task(context.label, 1, "tasks") as task:
         found = lm_eval.evaluate(
             mine.python.lm_eval,
-            {**_asked(spec), "model": _model(context, spec), "cache": str(cache / "answers")},
+            {**_asked(spec, context.parts), "model": _model(context, spec), "cache": str(cache / "answers")},
             include,
             context.work,
             mine.threads,
@@ -64,9 +64,10 @@ def run(context: Context, spec: Spec) -> Outcome:
     return Outcome(rows=_rows(found["questions"]), measures=_measures(found, spec))
 
 
-def _asked(spec: Spec) -> dict[str, Any]:
-    names = ("task", "shots", "limit", "batch_size", "chat_template", "seed")
-    return {name: getattr(spec, name) for name in names}
+def _asked(spec: Spec, parts: int) -> dict[str, Any]:
+    names = ("task", "shots", "limit", "chat_template", "seed")
+    given = {name: getattr(spec, name) for name in names}
+    return {**given, "batch_size": memory.smaller(spec.batch_size, parts)}
 
 
 def _model(context: Context, spec: Spec) -> dict[str, Any]:

@@ -192,6 +192,14 @@ def test_scores_and_questions_are_kept_and_accounted_for(context: Context, said:
     }
 
 
+@pytest.mark.parametrize(("parts", "size"), [(1, 2), (2, 1), (8, 1)])
+def test_after_memory_ran_out_batches_are_smaller(
+    context: Context, said: list[dict[str, Any]], parts: int, size: int
+) -> None:
+    run(dataclasses.replace(context, parts=parts), SPEC)
+    assert said[0]["batch_size"] == size
+
+
 def test_adapters_are_put_over_their_policy(context: Context, said: list[dict[str, Any]]) -> None:
     adapters = context.input("model").model_path
     adapters.mkdir()
