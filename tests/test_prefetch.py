@@ -140,7 +140,12 @@ def test_all_models_are_asked_for_and_told_by_the_key_that_names_them() -> None:
     """Policy, reward model, and a judge that vLLM serves or that is a reward model."""
     revision = f"revision={REVISION}"
     hub = "model.source=hub"
-    reward = ["reward=sequence_classification", f"reward.{hub}", "reward.model.id=org/reward", f"reward.model.{revision}"]
+    reward = [
+        "reward=sequence_classification",
+        f"reward.{hub}",
+        "reward.model.id=org/reward",
+        f"reward.model.{revision}",
+    ]
     served = ["judge=vllm_local", f"judge.{hub}", "judge.model.id=org/judge", f"judge.model.{revision}"]
     scorer = ["judge=reward_model", f"judge.{hub}", "judge.model.id=org/scorer", f"judge.model.{revision}"]
     plan = make_plan([point(*POLICY, *reward, *judge) for judge in (served, scorer)])
