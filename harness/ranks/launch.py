@@ -22,6 +22,9 @@ from harness.ports import free_port
 from harness.progress import Reporter, Task
 from harness.world import World
 
+_FOLDER = "ranks"
+"""In the node's work: what goes between the ranks and who starts them."""
+
 _POLL = 0.5
 """Seconds between two looks at what the first rank has done."""
 
@@ -78,8 +81,8 @@ def train(
         RankError: a rank failed; carries its story and last lines.
         RankDiedError: a rank was killed, or crashed.
     """
-    folder = work / "ranks"
-    shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run
+    clear(work)  # of an interrupted run
+    folder = work / _FOLDER
     folder.mkdir()
     try:
         _write_request(folder, policy, rows, spec, work, world, save_steps, label)
@@ -87,7 +90,12 @@ def train(
         history: list[dict[str, Any]] = json.loads((folder / "history.json").read_text())
         return history
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        clear(work)
+
+
+def clear(work: Path) -> None:
+    """Remove what several processes have told each other, which no artifact holds."""
+    shutil.rmtree(work / _FOLDER, ignore_errors=True)
 
 
 def _write_request(

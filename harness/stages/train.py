@@ -62,12 +62,13 @@ def _train(context: Context, rows: list[dict[str, Any]], spec: Spec) -> list[dic
     spec = memory.smaller_training(spec, context.parts)
     policy, save_steps = context.input("policy").model_path, context.params["save_steps"]
     given: dict[str, Any] = {"save_steps": save_steps, "reporter": context.reporter, "label": context.label}
-    if context.world.size > 1:
-        from harness.ranks import launch
+    from harness.ranks import launch
 
+    if context.world.size > 1:
         return launch.train(policy, rows, spec, context.work, context.world, **given)
     from harness.engines import training
 
+    launch.clear(context.work)  # several processes may have begun what one goes on with
     return training.train(policy, rows, spec, context.work, **given)
 
 

@@ -4,15 +4,20 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from harness.perform import _kind
 from harness.ports import PORTS
+from harness.progress import Reporter
 from harness.ranks import launch
 from harness.ranks.launch import RankDiedError, RankError
+from harness.stages import Context, train
 from harness.store import Store
 from harness.world import World
+from tests.engines.test_training import SPEC
 
 SCONTROL = """#!/bin/bash
 case "$2" in
@@ -134,3 +139,23 @@ def test_a_launcher_that_fails_by_itself_shows_its_last_lines(tmp_path: Path) ->
     assert isinstance(failure, RankDiedError)
     assert str(failure) == "the ranks ended with exit code 1\nsrun: error: Unable to create step"
     assert _kind(failure, Store(tmp_path / "store").prepare()) == "died"
+
+
+def test_what_several_processes_have_begun_one_goes_on_with_and_leaves_nothing_of_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `kill -9` of a job with several GPUs, when the next command has one."""
+    (tmp_path / "ranks").mkdir()
+    (tmp_path / "ranks" / "request.json").write_text("{}")
+    monkeypatch.setattr("harness.engines.training.train", lambda *_, **__: [])
+    policy: Any = SimpleNamespace(model_path=tmp_path)
+    context = Context(
+        inputs={"policy": (policy,)},
+        params={"save_steps": 0},
+        store=tmp_path,
+        work=tmp_path,
+        reporter=Reporter(),
+        label="",
+    )
+    assert train._train(context, [], SPEC) == []
+    assert not list(tmp_path.iterdir())
