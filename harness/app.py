@@ -121,6 +121,7 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None,
         count = prefetch.fetch(plan, plan.found(store), reporter)
         reporter.line(f"{count} models are in the hub's cache" if count else "nothing that is to do comes from a hub")
         return 0
+    _check_vllm(plan, store, options.cluster)
     counts = dry_run.counts(plan, store)
     _check_size(counts, options)
     store.prepare()
@@ -151,6 +152,21 @@ def _check_tasks(plan: Plan, store: Store, config: Config, options: RunOptions) 
         from harness.engines import lm_eval
 
         lm_eval.check_tasks(options.cluster.python.lm_eval, sorted(todo), config.regressions.include)
+
+
+def _check_vllm(plan: Plan, store: Store, cluster: ClusterConfig | SlurmConfig) -> None:
+    """Refuse to begin without vLLM where it is to generate; an interpreter that jobs may see alone, their probe looks at.
+
+    Raises:
+        ConfigError: there is no such interpreter, or no vLLM; says how to install it.
+    """
+    if isinstance(cluster, SlurmConfig) and cluster.python.vllm is not None:
+        return
+    generating = (n for n in plan.nodes.values() if n.stage in ("sample", "respond"))
+    if any(getattr(n.spec, "engine", "") == "vllm" and store.find(n.stage, n.key) is None for n in generating):
+        from harness.engines import process, vllm_server
+
+        process.interpreter(cluster.python.vllm, "vllm", vllm_server.KEY, vllm_server.INSTALL)
 
 
 def _check_size(counts: dry_run.Outline, options: RunOptions) -> None:

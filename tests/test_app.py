@@ -327,3 +327,11 @@ def test_folders_of_the_working_folder_are_no_config_groups(tmp_path: Path) -> N
     ended = harness(tmp_path, "-m", "store=./store", "train=lora", "n=4,8", "dry_run=true")
     assert ended.code == 0, ended.err
     assert ended.points() == 2
+
+
+@pytest.mark.parametrize("wanted", ["sampler=vllm", "evaluate.engine=vllm"])
+def test_without_vllm_nothing_begins_that_it_is_to_generate(tmp_path: Path, wanted: str) -> None:
+    given = composed(wanted, f"store={tmp_path}/store", "cluster.python.vllm=/bin/false")
+    with pytest.raises(ConfigError, match=r"^cluster\.python\.vllm: /bin/false is no Python interpreter"):
+        app.run([given], Reporter(Console(file=io.StringIO())))
+    assert not (tmp_path / "store").exists()
