@@ -155,7 +155,7 @@ def _check_tasks(plan: Plan, store: Store, config: Config, options: RunOptions) 
 
 
 def _check_vllm(plan: Plan, store: Store, cluster: ClusterConfig | SlurmConfig) -> None:
-    """Refuse to begin without vLLM where it is to generate; an interpreter that jobs may see alone, their probe looks at.
+    """Refuse to begin without vLLM where it is to generate; jobs' probe looks at one that is named for them.
 
     Raises:
         ConfigError: there is no such interpreter, or no vLLM; says how to install it.
