@@ -145,8 +145,12 @@ def check_judge(config: AnyJudgeConfig) -> None:
 
 
 def _check_server(config: OpenAIJudgeConfig) -> None:
-    url = urlsplit(config.base_url)
-    if url.username or url.password or url.query:
+    try:
+        url = urlsplit(config.base_url)
+        _ = url.port  # read where it is asked for, and refused there
+    except ValueError as error:
+        raise ConfigError(f"judge.base_url: no address ({error}); expected http(s)://host[:port]/v1") from None
+    if url.username or url.password or url.query or url.fragment:
         raise ConfigError(
             "judge.base_url: holds credentials or a query; expected only an address (the key comes from the "
             "environment variable that judge.api_key_env names)"

@@ -8,6 +8,7 @@ failed.
 
 import asyncio
 import os
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
@@ -25,6 +26,9 @@ from harness.judges.cost import Tokens
 from harness.judges.journal import FOLDER, Entry, Journal
 from harness.keys import canonical, digest
 from harness.stages import Context
+
+_DATE = r"-(\d{4}|\d{8}|\d{4}-\d{2}-\d{2})"
+"""As vendors write the date of a snapshot: 0613, 20241022, 2024-08-06."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +94,7 @@ def secret(params: Mapping[str, Any]) -> str | None:
     """The key, out of the environment.
 
     Raises:
-        ConfigError: it is not there; names the variable.
+        ConfigError: it is not there, or no header could carry it; names the variable.
     """
     name = params["api_key_env"]
     if name is None:
@@ -99,6 +103,12 @@ def secret(params: Mapping[str, Any]) -> str | None:
         raise ConfigError(
             f"judge.api_key_env: the environment variable {name} is not set; it must hold the key for "
             f"{params['base_url']} (null for a server that asks for none)"
+        )
+    # Below, the HTTP library would refuse it in an error that quotes it.
+    if not all("!" <= character <= "~" for character in key):
+        raise ConfigError(
+            f"judge.api_key_env: the environment variable {name} holds more than a key: a line end, a blank or a "
+            "character outside ASCII; expected the key alone"
         )
     return key
 
@@ -131,7 +141,8 @@ def _is_served_as(spec: Spec, model: str) -> bool:
     """Whether a server's name of what answered is what was asked for; one with a date is a snapshot of it."""
     if spec.served_as is not None:
         return model == spec.served_as
-    return model == spec.model or model.startswith(f"{spec.model}-")
+    # A date, and not any ending: gpt-4o-mini is no gpt-4o.
+    return model == spec.model or bool(re.fullmatch(re.escape(spec.model) + _DATE, model))
 
 
 class ServerJudge:

@@ -10,6 +10,7 @@ from harness.judges import prompt
 from harness.judges.config import check_judge
 from harness.judges.cost import BudgetError
 from harness.judges.engines import plan_judge
+from harness.judges.openai_server import _is_served_as
 from tests.artifacts import adds_up, written
 from tests.configs import point
 from tests.judges import server
@@ -176,6 +177,14 @@ def test_a_model_may_answer_under_a_dated_or_a_given_name(judge: server.Judge, a
     assert outcome.measures["served_models"] == {"another": 4}
 
 
+@pytest.mark.parametrize("ending", ["0613", "20241022", "2024-08-06"])
+def test_a_date_after_the_name_is_a_snapshot_of_it(ending: str) -> None:
+    spec = plan_judge(configured("http://127.0.0.1:1/v1", model="gpt-4o")).spec
+    assert _is_served_as(spec, f"gpt-4o-{ending}")
+    assert not _is_served_as(spec, f"gpt-4o-mini-{ending}")
+    assert not _is_served_as(spec, "gpt-4o-mini")
+
+
 def test_an_unknown_model_is_named_with_those_there_are(ask: Ask) -> None:
     with pytest.raises(PrefsweepError, match=r"judge\.model: http://.* has no 'judge-2'; it has judge-1"):
         ask(2, model="judge-2")
@@ -196,6 +205,12 @@ def test_the_key_is_named_where_it_is_missing_and_told_nowhere(
     monkeypatch.delenv(VARIABLE)
     with pytest.raises(ConfigError, match=rf"^judge\.api_key_env: the environment variable {VARIABLE} is not set"):
         ask(2)
+    for damaged in (f"{server.KEY}\n{server.KEY}", f"{server.KEY}\tx", f"{server.KEY}\x00", f"{server.KEY}\u00e4"):
+        # An environment holds no NUL; nor may anything else that reaches the HTTP library, which quotes what it refuses.
+        monkeypatch.setattr("os.environ", {VARIABLE: damaged})
+        with pytest.raises(ConfigError, match=rf"^judge\.api_key_env: .* {VARIABLE} holds more than a key") as refused:
+            ask(2)
+        assert server.KEY not in str(refused.value)
     written_bytes = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert server.KEY.encode() not in written_bytes
     assert b"sk-another" not in written_bytes
@@ -254,6 +269,9 @@ def test_a_judge_without_log_probabilities_is_read_by_its_words(judge: server.Ju
     ("settings", "said"),
     [
         ({"base_url": "ftp://x"}, r"^judge\.base_url: 'ftp://x' is no address"),
+        ({"base_url": "http://[::1/v1"}, r"^judge\.base_url: no address \(Invalid IPv6 URL\)"),
+        ({"base_url": "http://host:port/v1"}, r"^judge\.base_url: no address"),
+        ({"base_url": "https://host/v1#secret"}, r"^judge\.base_url: holds credentials"),
         ({"base_url": "https://me:secret@host/v1"}, r"^judge\.base_url: holds credentials"),
         ({"api_key_env": "sk-12345"}, r"^judge\.api_key_env: expected the name of an environment variable"),
         ({"top_logprobs": 1}, r"^judge\.top_logprobs: expected 2 to 20, got 1"),
