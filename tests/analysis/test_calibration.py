@@ -49,6 +49,22 @@ def test_what_one_judge_left_out_is_left_out_of_both() -> None:
     assert found.models["published_win_rate"][0] == pytest.approx(100 * published[0, 50:].mean())
 
 
+def test_every_number_of_a_model_has_an_interval_and_a_model_without_verdicts_none() -> None:
+    judged, published, longer, first = arrays()
+    judged[1] = np.nan
+    found = calibrate(NAMES, judged, published, longer, first).models
+    for value, low, high in (
+        ("published_win_rate", "published_low", "published_high"),
+        ("win_rate", "low", "high"),
+        ("agreement", "agreement_low", "agreement_high"),
+    ):
+        rows = found.drop(index=1)
+        assert (rows[low] < rows[value]).all()
+        assert (rows[value] < rows[high]).all()
+        assert found.loc[1, [value, low, high]].isna().all()
+    assert found.loc[1, "comparisons"] == 0
+
+
 def test_ties_count_half_and_equal_lengths_have_no_longer_answer() -> None:
     judged = np.array([[0.5, 1.0, 0.0]])
     published = np.array([[1.0, 0.5, 0.0]])
