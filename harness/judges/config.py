@@ -3,11 +3,15 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from harness.errors import ConfigError
 from harness.judges.model_config import ModelJudgeConfig, check_model_judge
+
+
+MAX_COMPLETION_TOKENS: Final = "max_completion_tokens"
+"""A field of `extra_body` that stands in place of `max_new_tokens`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +179,9 @@ def _check_asking(config: AskedJudgeConfig) -> None:
     ours = {"model", "messages", "stream", "n", "logprobs", "top_logprobs", "temperature", "max_tokens"}
     if taken := sorted(ours & set(config.extra_body)):
         raise ConfigError(f"judge.extra_body: {', '.join(taken)} cannot be set here")
+    limit = config.extra_body.get(MAX_COMPLETION_TOKENS, 1)
+    if type(limit) is not int or limit < 1:
+        raise ConfigError(f"judge.extra_body.{MAX_COMPLETION_TOKENS}: expected a number above 0, got {limit!r}")
 
 
 def _check_spending(config: OpenAIJudgeConfig) -> None:

@@ -95,7 +95,7 @@ def _tokens(node: "Node", *, full: bool) -> Tokens:
     orders = _orders(node)
     return Tokens(
         prompt=orders * (asked + given + answered),
-        completion=orders * len(prompts) * node.spec.max_new_tokens,
+        completion=orders * len(prompts) * node.spec.longest_answer,
     )
 
 

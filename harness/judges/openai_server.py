@@ -21,7 +21,7 @@ from harness.errors import ConfigError
 from harness.judges import Comparison, Judge, Judgement, Order, Planned, cost, parsers, prompt
 from harness.judges.asking import Asking, Question
 from harness.judges.client import Client
-from harness.judges.config import AskedJudgeConfig, OpenAIJudgeConfig
+from harness.judges.config import MAX_COMPLETION_TOKENS, AskedJudgeConfig, OpenAIJudgeConfig
 from harness.judges.cost import Tokens
 from harness.judges.journal import FOLDER, Entry, Journal
 from harness.keys import canonical, digest
@@ -48,6 +48,11 @@ class Spec:
     top_logprobs: int | None
     """None where no log-probabilities are asked for."""
     extra_body: Mapping[str, Any]
+
+    @property
+    def longest_answer(self) -> int:
+        """Tokens that an answer may take: newer models of OpenAI have another field for it."""
+        return int(self.extra_body.get(MAX_COMPLETION_TOKENS, self.max_new_tokens))
 
     @property
     def judge_id(self) -> str:
@@ -180,7 +185,7 @@ class ServerJudge:
             PrefsweepError: the server cannot be asked, the budget would be exceeded, or too much failed.
         """
         template: prompt.Template = self._context.params["template"]
-        questions = [_question(template, c, self._spec.max_new_tokens) for c in comparisons]
+        questions = [_question(template, c, self._spec.longest_answer) for c in comparisons]
         folder = self._context.store / FOLDER / self._spec.judge_id
         journal = Journal(folder, digest(sorted({question.request for question in questions})))
         asking = Asking(self._client, journal, self._budget, self._read)
@@ -200,7 +205,7 @@ class ServerJudge:
     def _client_of(self, server: Server) -> Client:
         spec = self._spec
         request: dict[str, Any] = {"model": server.model, "temperature": spec.temperature}
-        if "max_completion_tokens" not in spec.extra_body:  # newer models of OpenAI refuse the older field
+        if MAX_COMPLETION_TOKENS not in spec.extra_body:  # newer models of OpenAI refuse the older field
             request["max_tokens"] = spec.max_new_tokens
         if spec.top_logprobs is not None:
             request |= {"logprobs": True, "top_logprobs": spec.top_logprobs}
@@ -252,12 +257,12 @@ class ServerJudge:
         }
 
 
-def _question(template: prompt.Template, comparison: Comparison, max_new_tokens: int) -> Question:
+def _question(template: prompt.Template, comparison: Comparison, longest_answer: int) -> Question:
     messages = template.fill(comparison.instruction, comparison.first, comparison.second)
     characters = sum(len(message["content"]) for message in messages)
     return Question(
         group=comparison.prompt_id,
         request=digest(messages),
         messages=messages,
-        expected=Tokens(prompt=cost.estimated_tokens(characters), completion=max_new_tokens),
+        expected=Tokens(prompt=cost.estimated_tokens(characters), completion=longest_answer),
     )

@@ -221,6 +221,8 @@ def test_the_budget_is_checked_before_anything_is_asked(judge: server.Judge, ask
         ask(10, max_tokens=1000)
     with pytest.raises(BudgetError, match=r"^judge\.max_cost_usd: .* more than 0\.01$"):
         ask(10, max_cost_usd=0.01, price_input=10.0, price_output=30.0)
+    with pytest.raises(BudgetError, match=r"^judge\.max_tokens: 2 judgements would take about 1,000,"):
+        ask(1, max_tokens=100_000, extra_body={"max_completion_tokens": 500_000})  # in place of max_new_tokens
     assert judge.asked == []
 
 
@@ -280,6 +282,7 @@ def test_a_judge_without_log_probabilities_is_read_by_its_words(judge: server.Ju
         ({"max_cost_usd": 1.0}, r"^judge\.max_cost_usd: needs judge\.price_input"),
         ({"price_input": 1.0}, r"^judge\.price_input, judge\.price_output: expected both"),
         ({"extra_body": {"n": 2}}, r"^judge\.extra_body: n cannot be set here"),
+        ({"extra_body": {"max_completion_tokens": "8"}}, r"^judge\.extra_body\.max_completion_tokens: expected a number"),
     ],
 )
 def test_settings_that_could_ask_nothing_are_refused(settings: dict[str, object], said: str) -> None:
