@@ -127,6 +127,18 @@ class PrecomputedJudgeConfig:
 AnyJudgeConfig = JudgeConfig | OpenAIJudgeConfig | VllmJudgeConfig | PrecomputedJudgeConfig | ModelJudgeConfig
 
 
+_HOW_ASKED: Final = ("concurrency", "timeout_seconds", "attempts")
+_SERVER: Final = ("base_url", "api_key_env", "price_input", "price_output", "max_cost_usd", "max_tokens")
+
+
+def undecisive(config: AnyJudgeConfig) -> tuple[str, ...]:
+    """Settings that no verdict depends on: where, how fast and for how much a judge is asked, and what may fail."""
+    if isinstance(config, JudgeConfig):
+        return ()
+    asked = _HOW_ASKED if isinstance(config, AskedJudgeConfig) else ()
+    return ("max_failed_share", *asked, *(_SERVER if isinstance(config, OpenAIJudgeConfig) else ()))
+
+
 def check_judge(config: AnyJudgeConfig) -> None:
     """Refuse a judge that could not be asked.
 

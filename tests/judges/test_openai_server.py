@@ -1,10 +1,12 @@
 """Judges behind a server: what is asked and counted, what is tried again, what ends it, and what it costs."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
+from harness.config import used
 from harness.errors import ConfigError, PrefsweepError
 from harness.judges import prompt
 from harness.judges.config import check_judge
@@ -298,6 +300,16 @@ def test_the_group_is_read_by_its_engine() -> None:
     with pytest.raises(ConfigError, match=r"^judge\.engine: .gpt. is not valid; choose one of openai$"):
         point("judge=openai", "judge.model=m", "judge.engine=gpt")
     assert point("judge=alpaca_eval2", "judge.model=m").judge.order == "seeded"  # type: ignore[union-attr]
+
+
+def test_another_server_price_or_limit_makes_no_other_point() -> None:
+    settings = {"base_url": "https://host/v1", "api_key_env": "K", "concurrency": 3, "timeout_seconds": 9.0, "attempts": 2}
+    spending = {"price_input": 1.0, "price_output": 2.0, "max_cost_usd": 3.0, "max_tokens": 4, "max_failed_share": 0.5}
+    config = point("judge=openai", "judge.model=m")
+    other = dataclasses.replace(config, judge=dataclasses.replace(config.judge, **settings, **spending))
+    assert used(other) == used(config)
+    for name, value in {"model": "n", "revision": "r", "temperature": 0.0}.items():
+        assert used(dataclasses.replace(config, judge=dataclasses.replace(config.judge, **{name: value}))) != used(config)  # type: ignore[arg-type]
 
 
 def test_only_what_decides_a_verdict_is_in_the_key() -> None:
