@@ -88,7 +88,9 @@ def calibrate(
         "first_preferred": _pooled(first, weights),
     }
     by_model = {"published_win_rate": 100 * theirs, "win_rate": 100 * ours, "agreement": _by_model(agreement, weights)}
-    columns = {name: [vars(_interval(values[:, row])) for row in range(len(names))] for name, values in by_model.items()}
+    columns = {
+        name: [vars(_interval(values[:, row])) for row in range(len(names))] for name, values in by_model.items()
+    }
     table = pd.DataFrame({"model": list(names), "comparisons": both.sum(axis=1)})
     for name, intervals in columns.items():
         prefix = "" if name == "win_rate" else f"{name.removesuffix('_win_rate')}_"
@@ -155,7 +157,9 @@ def draw(found: Calibration, label: str, path: Path, new_axes: Callable[..., Any
     axes.errorbar(models["published_win_rate"], models["win_rate"], yerr=errors, fmt="o", markersize=4, linewidth=0.9)
     for _, row in models.iterrows():
         place = (row["published_win_rate"], row["win_rate"])
-        axes.annotate(row["model"], place, textcoords="offset points", xytext=(5, -3), fontsize=style.small, parse_math=False)
+        axes.annotate(
+            row["model"], place, textcoords="offset points", xytext=(5, -3), fontsize=style.small, parse_math=False
+        )
     axes.set(xlim=(-3, 103), ylim=(-3, 103))
     axes.set_xlabel("published win rate (%)", fontsize=style.text)
     axes.set_ylabel("win rate by this judge (%)", fontsize=style.text)

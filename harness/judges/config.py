@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 from harness.errors import ConfigError
 from harness.judges.model_config import ModelJudgeConfig, check_model_judge
 
-
 MAX_COMPLETION_TOKENS: Final = "max_completion_tokens"
 """A field of `extra_body` that stands in place of `max_new_tokens`."""
 

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -118,13 +118,13 @@ def report(
     head = ["model", "comparisons", "published % [95 %]", "this judge % [95 %]", "agreement [95 %]"]
     rows = [
         [
-            m.model,
-            m.comparisons,
-            _with_interval(m.published_win_rate, m.published_low, m.published_high, 1),
-            _with_interval(m.win_rate, m.low, m.high, 1),
-            _with_interval(m.agreement, m.agreement_low, m.agreement_high, 2),
+            model["model"],
+            model["comparisons"],
+            _with_interval(model, "published_win_rate", "published_", 1),
+            _with_interval(model, "win_rate", "", 1),
+            _with_interval(model, "agreement", "agreement_", 2),
         ]
-        for m in found.models.itertuples()
+        for model in found.models.to_dict("records")
     ]
     say(f"Judge: {summary['judge']}. Intervals: 95 %, over instructions; they say nothing about other models.")
     for line in (*table([head, *rows]), *calibration.lines(found)):
@@ -141,7 +141,8 @@ def _sum(costs: Sequence[float | None]) -> float | None:
     return sum(known) if len(known) == len(costs) else None
 
 
-def _with_interval(value: float, low: float, high: float, decimals: int) -> str:
+def _with_interval(model: Mapping[Any, Any], name: str, prefix: str, decimals: int) -> str:
+    value, low, high = (float(model[column]) for column in (name, f"{prefix}low", f"{prefix}high"))
     if np.isnan(value):
         return "none in common"
     if np.isnan(low):

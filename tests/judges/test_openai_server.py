@@ -2,18 +2,23 @@
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from harness import tables
 from harness.config import used
 from harness.errors import ConfigError, PrefsweepError
 from harness.judges import prompt
 from harness.judges.config import check_judge
 from harness.judges.cost import BudgetError
 from harness.judges.engines import plan_judge
+from harness.judges.expected import check_found
 from harness.judges.openai_server import _is_served_as
-from tests.artifacts import adds_up, written
+from tests.artifacts import Shelf, adds_up, written
 from tests.configs import point
 from tests.judges import server
 from tests.judges.conftest import VARIABLE, Ask, configured, texts
@@ -208,7 +213,7 @@ def test_the_key_is_named_where_it_is_missing_and_told_nowhere(
     with pytest.raises(ConfigError, match=rf"^judge\.api_key_env: the environment variable {VARIABLE} is not set"):
         ask(2)
     for damaged in (f"{server.KEY}\n{server.KEY}", f"{server.KEY}\tx", f"{server.KEY}\x00", f"{server.KEY}\u00e4"):
-        # An environment holds no NUL; nor may anything else that reaches the HTTP library, which quotes what it refuses.
+        # Not a real environment: that holds no NUL.
         monkeypatch.setattr("os.environ", {VARIABLE: damaged})
         with pytest.raises(ConfigError, match=rf"^judge\.api_key_env: .* {VARIABLE} holds more than a key") as refused:
             ask(2)
@@ -284,7 +289,10 @@ def test_a_judge_without_log_probabilities_is_read_by_its_words(judge: server.Ju
         ({"max_cost_usd": 1.0}, r"^judge\.max_cost_usd: needs judge\.price_input"),
         ({"price_input": 1.0}, r"^judge\.price_input, judge\.price_output: expected both"),
         ({"extra_body": {"n": 2}}, r"^judge\.extra_body: n cannot be set here"),
-        ({"extra_body": {"max_completion_tokens": "8"}}, r"^judge\.extra_body\.max_completion_tokens: expected a number"),
+        (
+            {"extra_body": {"max_completion_tokens": "8"}},
+            r"^judge\.extra_body\.max_completion_tokens: expected a number",
+        ),
     ],
 )
 def test_settings_that_could_ask_nothing_are_refused(settings: dict[str, object], said: str) -> None:
@@ -302,14 +310,37 @@ def test_the_group_is_read_by_its_engine() -> None:
     assert point("judge=alpaca_eval2", "judge.model=m").judge.order == "seeded"  # type: ignore[union-attr]
 
 
+def test_a_result_of_an_earlier_command_that_failed_more_than_is_allowed_now_is_refused(
+    judge: server.Judge, ask: Ask, tmp_path: Path
+) -> None:
+    judge.faults = lambda number, tries: "garbage" if number in (3, 4) else None
+    equal = {"same": ("one text", "one text")}
+    outcome, context = ask({**texts(9), **equal}, max_failed_share=0.5, concurrency=1)
+    rows = [{**row, "logprobs": []} for row in written(context, "verdicts")]
+    rows = [{name: row[name] for name in tables.VERDICTS.names} for row in rows]
+    done = Shelf(tmp_path).put("judge", {"verdicts": (tables.VERDICTS, rows)}, rows=dataclasses.asdict(outcome.rows))
+    failed = outcome.measures["failures"]["no_choice"]
+    for allowed, refused in ((failed / 9, False), (failed / 9 - 0.01, True)):
+        node = SimpleNamespace(stage="judge", params={"max_failed_share": allowed})
+        with (
+            pytest.raises(ConfigError, match=rf"^judge\.max_failed_share: {failed} of 9 .* retry k`")
+            if refused
+            else nullcontext()
+        ):
+            check_found(SimpleNamespace(nodes={"k": node}), {"k": done})  # type: ignore[arg-type]
+        check_found(SimpleNamespace(nodes={"k": node}), {})  # type: ignore[arg-type]
+
+
 def test_another_server_price_or_limit_makes_no_other_point() -> None:
-    settings = {"base_url": "https://host/v1", "api_key_env": "K", "concurrency": 3, "timeout_seconds": 9.0, "attempts": 2}
-    spending = {"price_input": 1.0, "price_output": 2.0, "max_cost_usd": 3.0, "max_tokens": 4, "max_failed_share": 0.5}
+    def settings(**changed: Any) -> dict[str, Any]:
+        return used(dataclasses.replace(config, judge=configured(**{"url": "https://host/v1", **changed})))
+
     config = point("judge=openai", "judge.model=m")
-    other = dataclasses.replace(config, judge=dataclasses.replace(config.judge, **settings, **spending))
-    assert used(other) == used(config)
+    asking = {"url": "https://other/v1", "api_key_env": "K", "concurrency": 3, "timeout_seconds": 9.0, "attempts": 2}
+    spending = {"price_input": 1.0, "price_output": 2.0, "max_cost_usd": 3.0, "max_tokens": 4, "max_failed_share": 0.5}
+    assert settings(**asking, **spending) == settings()
     for name, value in {"model": "n", "revision": "r", "temperature": 0.0}.items():
-        assert used(dataclasses.replace(config, judge=dataclasses.replace(config.judge, **{name: value}))) != used(config)  # type: ignore[arg-type]
+        assert settings(**{name: value}) != settings()
 
 
 def test_only_what_decides_a_verdict_is_in_the_key() -> None:
