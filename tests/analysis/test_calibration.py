@@ -1,9 +1,13 @@
 """A judge against published verdicts: agreement, order of the models, and biases, each with an interval."""
 
+from itertools import combinations
+
 import numpy as np
+import pandas as pd
 import pytest
 
-from analysis.calibration import MEASURES, Array, calibrate, lines
+from analysis.calibration import MEASURES, Array, _label_points, calibrate, lines
+from analysis.canvas import figure_of, new_axes, style_for
 
 NAMES = ["a", "b", "c", "d"]
 
@@ -86,3 +90,19 @@ def test_nothing_in_common_is_refused() -> None:
         calibrate(["a"], nothing, np.ones((1, 3)), nothing, nothing)
     with pytest.raises(ValueError, match="expected arrays of one shape"):
         calibrate(["a"], np.ones((1, 2)), np.ones((1, 3)), nothing, nothing)
+
+
+def test_names_in_the_figure_stand_on_no_other_name_or_point() -> None:
+    axes = new_axes(style_for(7), 2.8)
+    axes.set(xlim=(0, 100), ylim=(0, 100))
+    places = [(50, 50), (50, 50), (55, 50), (98, 99), (97, 99)]
+    models = pd.DataFrame(places, columns=["published_win_rate", "win_rate"], dtype=float)
+    _label_points(axes, models.assign(model=[f"a model ${number}$" for number in range(5)]), 8)
+    figure = figure_of(axes)
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    boxes = [text.get_window_extent(renderer) for text in axes.texts]
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    points = axes.transData.transform(models.to_numpy(float))
+    assert not any(box.contains(*point) for box in boxes for point in points)
+    assert all(box.x1 <= figure.bbox.x1 for box in boxes)
+    assert axes.texts[0].get_text() == "a model $0$"
