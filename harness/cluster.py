@@ -11,7 +11,8 @@ from harness.processes import python_path
 from harness.world import Sharding, World
 
 GPU_STAGES = frozenset({"sample", "reference", "train", "respond", "lm_eval"})
-"""Stages that run a language model; the others ask for a GPU only where their own block says so."""
+"""Stages that run a language model. Of the others only what runs a reward model, or serves a judge, asks for a GPU
+unless their own block says so."""
 
 TRAINING_STAGES = frozenset({"train"})
 """Stages whose nodes are each done by a process for every GPU, on several machines where that is asked for; the others
@@ -75,8 +76,8 @@ class ResourcesConfig:
     nodes: int | None
     """Machines of a job; several for a training only, in the block of that stage."""
     gpus: int | None
-    """GPUs of a job on each of its machines, one process of a training for each; `cluster.default.gpus` is for the
-    stages that run a language model."""
+    """GPUs of a job on each of its machines, one process of a training for each; `cluster.default.gpus` is for
+    what runs a model."""
     gpu_type: str | None
     """Kind of the GPUs, as the cluster calls it."""
     cpus: int | None
@@ -140,12 +141,16 @@ class SlurmConfig:
     vllm: VllmConfig = field(default_factory=VllmConfig)
     """What vLLM takes of a job's GPUs."""
 
-    def resources(self, stage: str) -> ResourcesConfig:
-        """What a job of a stage asks for; only `extra` of both blocks is merged."""
+    def resources(self, stage: str, *, scorer: bool = False) -> ResourcesConfig:
+        """What a job of a stage asks for; only `extra` of both blocks is merged.
+
+        Args:
+            scorer: a reward model scores in it, or a model that is served judges.
+        """
         own, default = getattr(self.stages, stage), self.default
         given = {name: value for name, value in _fields(own).items() if value is not None}
         merged = {**_fields(default), **given, "extra": {**(default.extra or {}), **(own.extra or {})}}
-        if stage not in GPU_STAGES and own.gpus is None:
+        if stage not in GPU_STAGES and not scorer and own.gpus is None:
             merged["gpus"] = 0
         return ResourcesConfig(**merged)
 

@@ -86,8 +86,12 @@ _LOADS: Mapping[str, str] = {
     "reference": "policy",
     "respond": "reference",
     "judge": "reward_model",
+    "appraise": "reward_model",
 }
 """Name of the input, where there is one, that is a model."""
+
+_SCORERS = ("reward_model", vllm_local.INPUT)
+"""Inputs that are a model which a node runs whatever its stage."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,6 +140,11 @@ class Node:
         """What a worker has to load for this node, and keeps for the next that needs the same; empty if nothing."""
         base = _LOADS.get(self.stage, "")
         return self.inputs[base][0].key if base in self.inputs else ""
+
+    @property
+    def runs_scorer(self) -> bool:
+        """Whether a model scores or judges in it: a reward model, or a judge that is served."""
+        return any(name in self.inputs for name in _SCORERS)
 
     @property
     def parents(self) -> Iterator["Node"]:

@@ -229,7 +229,7 @@ def test_pairwise_opponents_come_from_the_first_block_of_the_same_prompts(pairrm
 def judge_node(config: Config) -> Node:
     plan: Plan = make_plan([config])
     (found,) = [node for node in plan.nodes.values() if node.stage == "judge"]
-    return cast("dict[str, Any]", OmegaConf.to_container(read))
+    return found
 
 
 def test_a_judge_that_selected_the_data_is_flagged(classifier: Path, tmp_path: Path) -> None:

@@ -438,23 +438,16 @@ def _can(group: _Group, wanted: _Setup, model: Weights) -> bool:
 
 def _setup(model: Weights, needed: int) -> _Setup:
     mine = machine.mine()
-    fraction = mine.vllm.memory_fraction or MEMORY_FRACTION * mine.share
-    devices = mine.devices
+    parallel, fraction = place(model.path, model.dtype)
     rank = weights.adapter_rank(model.adapter) if model.adapter is not None else 0
     if rank > _RANKS[-1]:
         raise ConfigError(f"train.lora.r: {rank} is more than the {_RANKS[-1]} that vLLM serves")
-    memory = _gpu_bytes() if devices else None
     return _Setup(
         architecture=weights.architecture(model.path),
         dtype=model.dtype,
         trust_remote_code=model.trust_remote_code,
         python=mine.python.vllm,
-        parallel=layout(
-            devices,
-            mine.vllm.tensor_parallel,
-            weights.parameters(model.path) * _BYTES[model.dtype],
-            int(memory * fraction) if memory is not None else None,
-        ),
+        parallel=parallel,
         memory_fraction=fraction,
         threads=mine.threads,
         context=needed,
@@ -462,6 +455,20 @@ def _setup(model: Weights, needed: int) -> _Setup:
         eager=mine.vllm.eager,
         rank=next(r for r in (0, *_RANKS) if r >= rank),
     )
+
+
+def place(model: Path, dtype: str) -> tuple[Parallel, float]:
+    """Which of this process's devices make up which engine of a model, and the part of each that an engine takes.
+
+    Raises:
+        ConfigError: more devices are asked for than there are, or all together do not hold the weights.
+    """
+    mine = machine.mine()
+    devices, fraction = mine.devices, mine.vllm.memory_fraction or MEMORY_FRACTION * mine.share
+    memory = _gpu_bytes() if devices else None
+    most = int(memory * fraction) if memory is not None else None
+    size = weights.parameters(model) * _BYTES[dtype]
+    return layout(devices, mine.vllm.tensor_parallel, size, most), fraction
 
 
 def _gpu_bytes() -> int | None:
@@ -482,8 +489,12 @@ def running() -> str:
 
 def rest() -> None:
     """Give the GPUs' memory to what comes next; the engine wakes up when it is needed again."""
-    if _RUNNING:
+    if not _RUNNING:
+        return
+    try:
         _RUNNING[0].rest()
+    except EngineError:  # it died while nobody needed it: no failure of what comes next
+        close()
 
 
 def close() -> None:

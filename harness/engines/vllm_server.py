@@ -3,7 +3,6 @@
 import os
 import secrets
 import signal
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from harness.engines import process, vllm_child
 from harness.engines.process import EngineError, EngineProcess
+from harness.ports import free_port
 
 KEY = "cluster.python.vllm"
 INSTALL = (
@@ -22,9 +22,6 @@ INSTALL = (
 )
 
 _HOST = "127.0.0.1"
-
-_PORTS = range(20_000, 32_768)
-"""Below those that systems hand out by themselves."""
 
 _TRIES = 5
 """Ports that are tried before giving up."""
@@ -115,7 +112,7 @@ def _start(
     """A server that answers, and its port; another process may take a port between the look and its use."""
     deadline = time.monotonic() + patience
     for attempt in range(_TRIES):
-        port = _free_port(attempt)
+        port = free_port(_HOST, attempt)
         where = ["--host", _HOST, "--port", str(port)]
         server = EngineProcess([*command, *where], variables, "the vLLM server", keep_output=True)
         try:
@@ -128,21 +125,6 @@ def _start(
         else:
             return server, port
     raise EngineError(f"{_TRIES} ports in a row were taken by others")
-
-
-def _free_port(attempt: int) -> int:
-    """A port that nobody listens on: in a job one that its id leads to, so that jobs of a machine keep apart."""
-    job = os.environ.get("SLURM_JOB_ID", "")
-    first = int(job) * 7 if job.isdigit() else secrets.randbelow(len(_PORTS))
-    for offset in range(len(_PORTS)):
-        port = _PORTS[(first + attempt + offset) % len(_PORTS)]
-        with socket.socket() as probe:
-            try:
-                probe.bind((_HOST, port))
-            except OSError:
-                continue
-            return port
-    raise EngineError(f"no port of {_HOST} from {_PORTS[0]} to {_PORTS[-1]} is free")
 
 
 def _await(server: EngineProcess, port: int, token: str, deadline: float) -> None:

@@ -65,17 +65,22 @@ def open_judge(spec: VllmSpec, context: Context) -> Iterator[Judge]:
 
     @contextmanager
     def serving() -> Iterator[Server]:
+        from harness.engines import models
         from harness.engines.vllm_server import serve
 
-        mine = machine.mine()
+        mine, weights = machine.mine(), context.input(INPUT).model_path
+        arguments, variables = _placed(weights, spec.dtype)
+        models.release()  # the server measures the GPU as it finds it
         with serve(
-            context.input(INPUT).model_path,
+            weights,
             python=mine.python.vllm,
             name=_NAME,
             dtype=spec.dtype,
             context=context.params["context"],
             threads=mine.threads,
             trust_remote_code=spec.trust_remote_code,
+            arguments=arguments,
+            variables=variables,
         ) as endpoint:
             yield Server(
                 base_url=endpoint.base_url,
@@ -85,3 +90,16 @@ def open_judge(spec: VllmSpec, context: Context) -> Iterator[Judge]:
             )
 
     yield ServerJudge(spec, context, serving, {})
+
+
+def _placed(weights: Path, dtype: str) -> tuple[list[str], dict[str, str]]:
+    """What says which GPUs the server has, and how much of them: arguments and variables; none without a GPU."""
+    from harness.engines import vllm_engine
+
+    parallel, fraction = vllm_engine.place(weights, dtype)
+    given, devices = machine.mine().vllm, parallel.groups[0]
+    arguments = ["--max-num-seqs", str(given.sequences)] if given.sequences is not None else []
+    if devices:
+        arguments += ["--gpu-memory-utilization", str(fraction), "--tensor-parallel-size", str(parallel.tensor)]
+        arguments += ["--enforce-eager"] if given.eager else []
+    return arguments, {"CUDA_VISIBLE_DEVICES": ",".join(devices)}

@@ -194,12 +194,12 @@ def pack(
     """
     places = {node.key: place for place, node in enumerate(nodes)}
     rows: dict[str, list[str]] = {}
-    groups: dict[tuple[int, int], list[Node]] = {}
+    groups: dict[tuple[int, int, bool], list[Node]] = {}
     for key, rank in _ranks(nodes).items():
         node = nodes[places[key]]
-        groups.setdefault((rank, STAGES.index(node.stage)), []).append(node)
+        groups.setdefault((rank, STAGES.index(node.stage), node.runs_scorer), []).append(node)
     for _, group in sorted(groups.items()):
-        asked = cluster.resources(group[0].stage)
+        asked = cluster.resources(group[0].stage, scorer=group[0].runs_scorer)
         assert asked.nodes_per_job is not None
         assert asked.cpus is not None
         alike = sorted(group, key=lambda node: (node.loads, places[node.key]))

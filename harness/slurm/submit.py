@@ -106,7 +106,7 @@ def _elsewhere(asked: Mapping[str, Any], avoided: Collection[str]) -> dict[str, 
 
 def parameters(batch: Batch, cluster: SlurmConfig, after: Collection[str], probe: str | None = None) -> dict[str, Any]:
     """What submitit is told of a batch's job."""
-    asked = cluster.resources(batch.stage)
+    asked = cluster.resources(batch.stage, scorer=batch.gpus > 0)
     assert asked.time_minutes is not None
     waits = [f"afterok:{probe}"] if probe else []
     waits += [f"afterany:{':'.join(sorted(after, key=int))}"] if after else []
@@ -163,10 +163,10 @@ def _refused(batch: Batch, store: Store, cluster: SlurmConfig, said: str) -> Pre
     if found := squeue([batch.job]):
         scancel(sorted({job.main for job in found}))
     batches.withdraw(batch, store)
-    return refusal(cluster, batch.stage, said)
+    return refusal(cluster, batch.stage, said, scorer=batch.gpus > 0)
 
 
-def refusal(cluster: SlurmConfig, stage: str, said: str) -> PrefsweepError:
+def refusal(cluster: SlurmConfig, stage: str, said: str, *, scorer: bool = False) -> PrefsweepError:
     """What sbatch's words mean here: the field that asked for what it refuses."""
     said = " ".join(line.removeprefix("sbatch: error: ").strip() for line in said.splitlines() if line.strip())
     if re.search(r"array", said, re.IGNORECASE):
@@ -175,6 +175,6 @@ def refusal(cluster: SlurmConfig, stage: str, said: str) -> PrefsweepError:
         return SlurmError(f"cluster.max_submit: {cluster.max_submit} is more than you may have; sbatch says: {said}")
     for pattern, field in _FIELDS.items():
         if re.search(pattern, said, re.IGNORECASE):
-            value = getattr(cluster.resources(stage), field)
+            value = getattr(cluster.resources(stage, scorer=scorer), field)
             return ConfigError(f"{cluster.place(stage, field)}: {value!r} is refused; sbatch says: {said}")
     return SlurmError(f"sbatch: {said}")

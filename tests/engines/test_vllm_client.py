@@ -183,6 +183,19 @@ def test_gpus_beyond_those_of_one_engine_run_further_engines(
     assert len(_told(fake_vllm, "start")) == 2
 
 
+def test_an_engine_that_died_idle_is_no_failure_of_what_comes_next(
+    fake_vllm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (fake_vllm / "cuda").touch()
+    monkeypatch.setattr(machine, "_MINE", [machine.Machine(visible="0")])
+    model = _weights(save_model(tmp_path / "m"))
+    _draw(model, REQUESTS[:2])
+    vllm_engine._RUNNING[0].engines[0].process.process.kill()
+    vllm_engine.rest()
+    assert sorted(_draw(model, REQUESTS[:2])) == ["r0", "r1"]
+    assert len(_told(fake_vllm, "start")) == 2
+
+
 def test_an_interpreter_without_vllm_is_told_before_anything_starts(
     fake_vllm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

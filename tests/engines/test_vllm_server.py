@@ -95,18 +95,6 @@ def test_an_interpreter_without_vllm_says_how_to_install_it(tmp_path: Path) -> N
         pytest.fail("served without vLLM")
 
 
-def test_a_port_that_is_taken_is_passed_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-
-    monkeypatch.setenv("SLURM_JOB_ID", "1234")
-    port = vllm_server._free_port(0)
-    assert vllm_server._free_port(0) == port
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", port))
-        other.listen()
-        assert vllm_server._free_port(0) == port + 1
-
-
 def test_a_token_is_no_part_of_what_is_printed() -> None:
     assert "secret" not in repr(Endpoint(base_url="http://x", token="secret", model="m"))
 

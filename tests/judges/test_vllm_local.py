@@ -12,7 +12,7 @@ import pytest
 
 from harness import machine
 from harness.cluster import PythonConfig, VllmConfig
-from harness.engines import vllm_server
+from harness.engines import models, vllm_server
 from harness.engines.vllm_server import Endpoint
 from harness.errors import ConfigError
 from harness.judges.config import VllmJudgeConfig
@@ -70,6 +70,28 @@ def test_the_server_runs_while_there_is_something_to_ask(
     again = run(node(shelf, tiny_policy, 3, planned.params, "again"), planned.spec)
     assert again.measures["judgements"] == 6
     assert len(events) == 2  # everything was in the store
+
+
+def test_the_server_takes_of_the_gpus_what_the_machine_gives(
+    tmp_path: Path, tiny_policy: Path, judge: server.Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And none of this process's models or engines stands in its way."""
+    events: list[Any] = []
+    judge.model = "judge"
+
+    @contextmanager
+    def serve(model: Path, **options: Any) -> Iterator[Endpoint]:
+        events.append((options["arguments"], options["variables"]))
+        yield Endpoint(base_url=judge.url, token=server.KEY, model="judge")
+
+    monkeypatch.setattr(vllm_server, "serve", serve)
+    monkeypatch.setattr(models, "release", lambda: events.append("released"))
+    planned, shelf = plan_judge(configured(tiny_policy)), Shelf(tmp_path)
+    given = VllmConfig(tensor_parallel=2, sequences=8, eager=True)
+    monkeypatch.setattr(machine, "_MINE", [machine.Machine(visible="4,5,6", share=0.5, vllm=given)])
+    run(node(shelf, tiny_policy, 1, planned.params), planned.spec)
+    arguments = "--max-num-seqs 8 --gpu-memory-utilization 0.45 --tensor-parallel-size 2 --enforce-eager"
+    assert events == ["released", (arguments.split(), {"CUDA_VISIBLE_DEVICES": "4,5"})]
 
 
 def test_thirty_comparisons_in_both_orders_by_a_real_server(

@@ -60,6 +60,9 @@ def test_a_stage_without_a_language_model_asks_for_a_gpu_only_by_itself() -> Non
         "judge",
         "lm_eval",
     }
+    asked = {stage: given.resources(stage, scorer=True).gpus for stage in ("score", "judge", "appraise")}
+    assert asked == {"score": 4, "judge": 1, "appraise": 4}
+    assert cluster("cluster.stages.score.gpus=0").resources("score", scorer=True).gpus == 0
 
 
 @pytest.mark.parametrize(

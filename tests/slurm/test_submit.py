@@ -40,6 +40,24 @@ def test_one_array_for_each_stage_which_waits_for_those_with_its_inputs(desk: De
     assert "sweepctl status" in desk.said()
 
 
+def test_what_runs_a_reward_model_or_serves_a_judge_asks_for_a_gpu(desk: Desk) -> None:
+    model, pool = node("model", "scorer"), node("sample", "pool")
+    plain, scored = (
+        node("score", "by-length", responses=pool),
+        node("score", "by-model", responses=pool, reward_model=model),
+    )
+    answers = node("respond", "answers", model=model)
+    verdicts = [node("judge", "remote", answers=answers), node("judge", "own", answers=answers, judge_model=model)]
+    appraised = node("appraise", "answers", answers=answers, reward_model=model)
+    desk.cluster = cluster("cluster.default.gpu_type=a100", "cluster.stages.appraise.gpus=0")
+    desk.type(plan_of(model, pool, plain, scored, answers, *verdicts, appraised))
+    asked = {key: batch.gpus for batch in desk.batches() for key in batch.keys}
+    assert [asked[n.key] for n in (plain, scored, *verdicts, appraised)] == [0, 1, 0, 1, 0]
+    for number in range(1, len(desk.batches()) + 1):
+        (batch,) = (batch for batch in desk.batches() if batch.job == desk.slurm.name(number))
+        assert desk.slurm.option(number, "gpus-per-node") == ("a100:1" if batch.gpus else None)
+
+
 def script(desk: Desk, number: int) -> str:
     """A job's script without what differs from run to run."""
     text = desk.slurm.script(number)
