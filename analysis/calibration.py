@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
@@ -43,7 +44,8 @@ class Calibration:
     """How a judge compares with published verdicts."""
 
     models: pd.DataFrame
-    """One row per model: win rates in percent by both, the judge's with its interval, agreement, comparisons."""
+    """One row per model: comparisons, win rates in percent by both and agreement, each with its interval (NaN where
+    nothing varies)."""
     measures: dict[str, Interval]
     """By name, as in `MEASURES`."""
 
@@ -86,18 +88,16 @@ def calibrate(
         "longer_preferred_published": _pooled(_agreement(published, 0.5 + np.sign(unequal) / 2), weights),
         "first_preferred": _pooled(first, weights),
     }
-    rates = [_interval(100 * ours[:, row]) for row in range(len(names))]
-    table = pd.DataFrame(
-        {
-            "model": list(names),
-            "comparisons": both.sum(axis=1),
-            "published_win_rate": 100 * theirs[0],
-            "win_rate": [rate.value for rate in rates],
-            "low": [rate.low for rate in rates],
-            "high": [rate.high for rate in rates],
-            "agreement": [float(np.nanmean(row)) if (~np.isnan(row)).any() else np.nan for row in agreement],
-        }
-    )
+    by_model = {"published_win_rate": 100 * theirs, "win_rate": 100 * ours, "agreement": _by_model(agreement, weights)}
+    columns = {
+        name: [vars(_interval(values[:, row])) for row in range(len(names))] for name, values in by_model.items()
+    }
+    table = pd.DataFrame({"model": list(names), "comparisons": both.sum(axis=1)})
+    for name, intervals in columns.items():
+        prefix = "" if name == "win_rate" else f"{name.removesuffix('_win_rate')}_"
+        ends = {"value": name, "low": f"{prefix}low", "high": f"{prefix}high"}
+        frame = pd.DataFrame(intervals, dtype="float64")
+        table = table.join(frame.rename(columns=ends))
     return Calibration(models=table, measures={name: _interval(values) for name, values in measures.items()})
 
 
@@ -156,13 +156,36 @@ def draw(found: Calibration, label: str, path: Path, new_axes: Callable[..., Any
     low, high = models["low"].astype(float), models["high"].astype(float)
     errors = [(models["win_rate"] - low).fillna(0), (high - models["win_rate"]).fillna(0)]
     axes.errorbar(models["published_win_rate"], models["win_rate"], yerr=errors, fmt="o", markersize=4, linewidth=0.9)
-    for _, row in models.iterrows():
-        place = (row["published_win_rate"], row["win_rate"])
-        axes.annotate(row["model"], place, textcoords="offset points", xytext=(5, -3), fontsize=style.small)
     axes.set(xlim=(-3, 103), ylim=(-3, 103))
+    _label_points(axes, models, style.small)
     axes.set_xlabel("published win rate (%)", fontsize=style.text)
     axes.set_ylabel("win rate by this judge (%)", fontsize=style.text)
     axes.figure.savefig(path)
+
+
+def _label_points(axes: Any, models: pd.DataFrame, size: float) -> None:
+    """Write each model's name beside its point, above or below where another name or point stands."""
+    renderer, pixels = axes.figure.canvas.get_renderer(), axes.figure.dpi / 72
+    points = axes.transData.transform(models[["published_win_rate", "win_rate"]].to_numpy(float))
+    taken = [Bbox([point - 2.5 * pixels, point + 2.5 * pixels]) for point in points]
+    for _, row in models.sort_values("published_win_rate").iterrows():
+        left = row["published_win_rate"] > 60
+        label = axes.annotate(
+            row["model"],
+            (row["published_win_rate"], row["win_rate"]),
+            textcoords="offset points",
+            xytext=(0, 0),
+            ha="right" if left else "left",
+            fontsize=size,
+            parse_math=False,
+        )
+        for step in range(2 * len(models)):
+            lines_away = (step + 1) // 2 * (-1 if step % 2 else 1)
+            label.xyann = (-5 if left else 5, -3 + 1.1 * size * lines_away)
+            box = label.get_window_extent(renderer)
+            if not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)
 
 
 def _in_words(measure: Interval) -> str:

@@ -23,13 +23,20 @@ def caption(cells: pd.DataFrame, detectable: float) -> str:
         return "No cell is done yet."
     parts = [
         labels_sentence(done),
-        f"{_range(done, 'instructions')} instructions; training seeds: {_range(done, 'seeds')}.",
+        f"{_range(done, 'instructions')} instructions{failed_text(done)}; training seeds: {_range(done, 'seeds')}.",
         scope(done),
         methods(done),
         detectable_sentence(detectable),
         steps_sentence(done),
     ]
     return " ".join(part for part in parts if part)
+
+
+def failed_text(done: pd.DataFrame) -> str:
+    """How many instructions are in no number since a judgement failed; nothing where there are none."""
+    if not (done["excluded"].astype(float) > 0).any():
+        return ""
+    return f" ({_range(done, 'excluded')} more in no number: their judgement failed)"
 
 
 def labels_sentence(done: pd.DataFrame) -> str:

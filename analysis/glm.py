@@ -46,7 +46,8 @@ def solve(batch: Batch, start: Floats) -> Floats:
     part = batch
     gradient, hessian = _derivatives(part, solution)
     for _ in range(MOST_STEPS):
-        unsolved = _residual(gradient, solution[active]) > TOLERANCE * (1 + batch.strength)
+        # Not `>`: what is no number is no solution.
+        unsolved = ~(_residual(gradient, solution[active]) <= TOLERANCE * (1 + batch.strength))
         if not unsolved.any():
             return solution
         active, part = active[unsolved], _take(part, np.flatnonzero(unsolved))

@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis.length_inputs import Floats, check_baselines, check_rows
 from analysis.length_regression import Design, make_design
+from analysis.statistics.intervals import BOOTSTRAP_EVENTS
 from analysis.statistics.preferences import Estimate, StatisticsError
 
 WITHOUT_DIFFICULTY: Final = "length-controlled win rate without the difficulty term (not the one of AlpacaEval 2)"
@@ -83,7 +84,8 @@ def length_controlled_difference(
 ) -> Estimate:
     """LC win rate of `first` less that of `second`, in points, paired: both are refitted on the same resamples.
 
-    Instructions that only one of them has are left out and counted. `n` is how many both have.
+    Instructions that only one of them has are left out and counted, and so are failed judgements, which leave the
+    other's row where it is. `n` is how many instructions both have.
     """
     one, other = check_rows(first), check_rows(second)
     shared = np.intersect1d(one.index, other.index)
@@ -95,13 +97,17 @@ def length_controlled_difference(
         weights = design.fit(strength)
         ends.append((design.rate(weights), design.resample(strength, weights, draws, seed)))
     (value, drawn), (less, drawn_less) = ends
-    excluded = len(one.index) + len(other.index) - 2 * len(shared)
+    failed = sum(
+        int(np.isnan(rows.preference[np.isin(rows.index, shared)]).sum()) + rows.unanswered for rows in (one, other)
+    )
+    excluded = len(one.index) + len(other.index) - 2 * len(shared) + failed
     return _summary(value - less, drawn - drawn_less, len(shared), excluded, level, f"paired {_method(draws)}")
 
 
 def _estimate(design: Design, strength: float | None, level: float, draws: int, seed: int) -> Estimate:
     rows = design.rows
-    n, failed = int(design.judged.sum()), int((~design.judged).sum())
+    n = int(design.judged.sum())
+    failed = int((~design.judged).sum()) + rows.unanswered
     if (rows.delta == 0).all() and (rows.preference[design.judged] == 0.5).all():
         return Estimate(50.0, 0.0, 50.0, 50.0, n, failed, "the reference itself: 50 by definition")
     if np.ptp(rows.delta) == 0:
@@ -113,6 +119,9 @@ def _estimate(design: Design, strength: float | None, level: float, draws: int, 
     weights = design.fit(chosen)
     drawn = design.resample(chosen, weights, draws, seed)
     note = f"{_method(draws)}, C = {chosen:.4g}{' by cross-validation' if strength is None else ''}"
+    wins = float(np.nansum(rows.preference))
+    if min(wins, n - wins) < BOOTSTRAP_EVENTS:
+        note += f"; too short: fewer than {BOOTSTRAP_EVENTS} wins or losses"
     return _summary(design.rate(weights), drawn, n, failed, level, note)
 
 

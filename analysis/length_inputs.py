@@ -4,7 +4,7 @@ Everything is joined by the official index of the instruction. What cannot give 
 the reason.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -32,9 +32,12 @@ class Rows:
     """In [0, 1]; NaN where the judgement failed."""
     delta: Floats
     """Length of the reference less that of the model."""
+    unanswered: int
+    """Rows left out since an answer does not exist; they have no preference either."""
 
     def take(self, places: npt.NDArray[np.intp]) -> "Rows":
-        return Rows(index=self.index[places], preference=self.preference[places], delta=self.delta[places])
+        """Some of the rows; those left out count as before."""
+        return replace(self, index=self.index[places], preference=self.preference[places], delta=self.delta[places])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,9 @@ def check_rows(verdicts: pd.DataFrame, *, official: bool = True) -> Rows:
             f"{judged} judged rows; a length-controlled win rate needs at least {LEAST_ROWS}: below that the "
             "regression says more about its penalty than about the model"
         )
-    return Rows(index=index[order], preference=preference[order], delta=delta[order])
+    return Rows(
+        index=index[order], preference=preference[order], delta=delta[order], unanswered=len(delta) - len(order)
+    )
 
 
 def _lengths(verdicts: pd.DataFrame, name: str, preference: Floats) -> Floats:

@@ -97,7 +97,11 @@ class Design:
     def _refit(self, counts: Integers, strength: float, start: Floats) -> Floats:
         base, delta, n = self.baselines, self.rows.delta, len(self.rows.delta)
         mean = counts @ delta / n
-        spread = np.sqrt((counts @ delta**2 - n * mean**2) / (n - 1))
+        square = counts @ delta**2 / n
+        # A resample whose differences are all the same, but for rounding, has the limit of small spreads: tanh is
+        # 1, -1, or 0 where there is no difference.
+        varies = square - mean**2 > 1e-12 * square
+        spread = np.sqrt((square - mean**2) * n / (n - 1), where=varies, out=np.full(len(counts), 1e-200))
         judged = np.flatnonzero(self.judged)
         length = np.concatenate(
             [np.broadcast_to(np.tanh(base.delta), (len(counts), len(base.delta))), np.tanh(delta / spread[:, None])],

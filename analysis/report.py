@@ -252,8 +252,10 @@ def _comparison(setting: Setting, cells: pd.DataFrame, table: pd.DataFrame) -> s
     interval = intervals[best]
     name = cell_name(cells.loc[cells.index == best].iloc[0], cells)
     where = f"{_heading(setting)}: " if setting else ""
+    # The cells' own win rates, which stand in the table, may rest on more.
+    shared = f", over the {interval.n} instructions that all were judged on" if interval.excluded else ""
     return (
-        f"{where}Highest win rate {100 * interval.estimate:.1f} %: {name} "
+        f"{where}Highest win rate {100 * interval.estimate:.1f} %: {name}{shared} "
         f"(95 % interval that allows for choosing among {experiments} experiments: "
         f"{100 * interval.low:.1f} to {100 * interval.high:.1f}; {interval.scope}). "
         f"Not told apart from it: {len(rivals)} of {experiments - 1} others. "

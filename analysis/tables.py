@@ -12,6 +12,8 @@ from analysis.schema import plain, strip_control, varying_columns
 from analysis.statistics import Interval
 
 WIN_RATE: Final = "win rate % [95 %]"
+JUDGED: Final = "judged"
+"""Instructions that a win rate rests on; a column where some cell's judgements failed."""
 
 _FORMULA: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """First characters, ASCII and full-width, that make a spreadsheet read a cell as a formula."""
@@ -20,10 +22,12 @@ _FORMULA: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 def cell_table(cells: pd.DataFrame) -> pd.DataFrame:
     """The cells (of `estimates.estimate_cells`) as text for a reader; a setting has a column if it varies."""
     varying = varying_settings(cells)
+    incomplete = bool((cells["excluded"].astype(float) > 0).any())
     rows = [
         {"construction": construction_label(cell, cells), "n": plain(cell["n"])}
         | {name: plain(cell[name]) for name in varying}
         | _numbers(cell)
+        | ({JUDGED: _judged(cell)} if incomplete else {})
         | {"status": _status(cell)}
         for _, cell in cells.iterrows()
     ]
@@ -78,6 +82,12 @@ def _numbers(cell: "pd.Series[Any]") -> dict[str, str]:
         "KL": _number(cell["kl"], 2),
         "z chosen / rejected": _beside(cell["z_chosen"], cell["z_rejected"], " / {}", decimals=2),
     }
+
+
+def _judged(cell: "pd.Series[Any]") -> str:
+    if math.isnan(float(cell["excluded"])):
+        return ""
+    return f"{int(cell['instructions'])} of {int(cell['instructions'] + cell['excluded'])}"
 
 
 def _win_rate(cell: "pd.Series[Any]") -> str:

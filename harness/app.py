@@ -12,7 +12,7 @@ from harness import dry_run, execute, prefetch, record
 from harness.cluster import SlurmConfig, check_slurm, check_vllm
 from harness.config import ClusterConfig, Config, RunOptions, check, read, trains
 from harness.errors import ConfigError
-from harness.judges.expected import check_asking
+from harness.judges.expected import check_asking, check_found
 from harness.plan import Plan, make_plan
 from harness.progress import Reporter
 from harness.retention import Retention
@@ -128,6 +128,7 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None,
     dry_run.show(counts, reporter)
     found = plan.found(store)
     execute.check(plan, found)
+    check_found(plan, found)
     check_asking(plan, found)
     command = shlex.join(["python", "-m", "harness", *sys.argv[1:]])
     recorded = record.write(plan, options.sweep, command, store, options.keep_weights)

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, Union
 from harness import model_rewards, prompt_datasets
 from harness.cluster import PythonConfig, SlurmConfig, VllmConfig
 from harness.errors import ConfigError
-from harness.judges.config import AnyJudgeConfig, check_judge
+from harness.judges.config import AnyJudgeConfig, check_judge, undecisive
 from harness.model_rewards import ModelRewardConfig
 from harness.positions import check_pair
 from harness.prompt_datasets import DatasetPromptsConfig
@@ -585,6 +585,7 @@ def _unused(config: Config) -> list[str]:
         paths.append("train.epochs")
     if config.evaluate.temperature == 0:
         paths += ["evaluate.top_p", "evaluate.seed"]
+    paths += [f"judge.{name}" for name in undecisive(config.judge)]
     return paths
 
 

@@ -3,10 +3,10 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
 from harness import hydra_app
 from harness.config import Config
@@ -26,9 +26,9 @@ def names(group: str) -> list[str]:
 
 
 def raw(group: str, name: str) -> dict[str, Any]:
-    text = (hydra_app.root() / "conf" / group / f"{name}.yaml").read_text(encoding="utf-8")
-    found: dict[str, Any] = yaml.safe_load(text)
-    return found
+    read = OmegaConf.load(hydra_app.root() / "conf" / group / f"{name}.yaml")
+    # A value that is asked for stays as it is written.
+    return cast("dict[str, Any]", OmegaConf.to_container(read))
 
 
 def model_of(group: str, name: str) -> tuple[str, dict[str, Any]]:

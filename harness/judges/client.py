@@ -172,7 +172,7 @@ class Client:
                 names = sorted([model.id async for model in self._client.models.list()])
         except (self._openai.OpenAIError, TimeoutError, ValueError):
             return " (or judge.base_url is wrong: it ends with /v1 as a rule)"
-        return f"; it has {', '.join(names) or 'none'}"
+        return self._safe(f"; it has {', '.join(names) or 'none'}")
 
     def _safe(self, text: str) -> str:
         """A server's words in one line, without the key, which some repeat."""

@@ -3,11 +3,14 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from harness.errors import ConfigError
 from harness.judges.model_config import ModelJudgeConfig, check_model_judge
+
+MAX_COMPLETION_TOKENS: Final = "max_completion_tokens"
+"""A field of `extra_body` that stands in place of `max_new_tokens`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +126,18 @@ class PrecomputedJudgeConfig:
 AnyJudgeConfig = JudgeConfig | OpenAIJudgeConfig | VllmJudgeConfig | PrecomputedJudgeConfig | ModelJudgeConfig
 
 
+_HOW_ASKED: Final = ("concurrency", "timeout_seconds", "attempts")
+_SERVER: Final = ("base_url", "api_key_env", "price_input", "price_output", "max_cost_usd", "max_tokens")
+
+
+def undecisive(config: AnyJudgeConfig) -> tuple[str, ...]:
+    """Settings that no verdict depends on: where, how fast and for how much a judge is asked, and what may fail."""
+    if isinstance(config, JudgeConfig):
+        return ()
+    asked = _HOW_ASKED if isinstance(config, AskedJudgeConfig) else ()
+    return ("max_failed_share", *asked, *(_SERVER if isinstance(config, OpenAIJudgeConfig) else ()))
+
+
 def check_judge(config: AnyJudgeConfig) -> None:
     """Refuse a judge that could not be asked.
 
@@ -145,8 +160,12 @@ def check_judge(config: AnyJudgeConfig) -> None:
 
 
 def _check_server(config: OpenAIJudgeConfig) -> None:
-    url = urlsplit(config.base_url)
-    if url.username or url.password or url.query:
+    try:
+        url = urlsplit(config.base_url)
+        _ = url.port  # read where it is asked for, and refused there
+    except ValueError as error:
+        raise ConfigError(f"judge.base_url: no address ({error}); expected http(s)://host[:port]/v1") from None
+    if url.username or url.password or url.query or url.fragment:
         raise ConfigError(
             "judge.base_url: holds credentials or a query; expected only an address (the key comes from the "
             "environment variable that judge.api_key_env names)"
@@ -171,6 +190,9 @@ def _check_asking(config: AskedJudgeConfig) -> None:
     ours = {"model", "messages", "stream", "n", "logprobs", "top_logprobs", "temperature", "max_tokens"}
     if taken := sorted(ours & set(config.extra_body)):
         raise ConfigError(f"judge.extra_body: {', '.join(taken)} cannot be set here")
+    limit = config.extra_body.get(MAX_COMPLETION_TOKENS, 1)
+    if type(limit) is not int or limit < 1:
+        raise ConfigError(f"judge.extra_body.{MAX_COMPLETION_TOKENS}: expected a number above 0, got {limit!r}")
 
 
 def _check_spending(config: OpenAIJudgeConfig) -> None:

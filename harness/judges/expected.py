@@ -5,12 +5,14 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import ConfigError
 from harness.judges import cost
 from harness.judges.cost import Tokens
 from harness.judges.openai_server import secret
 
 if TYPE_CHECKING:
     from harness.plan import Node, Plan
+    from harness.store import Artifact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,25 @@ def check_asking(plan: "Plan", found: Container[str]) -> None:
         cost.budget(params).check(Tokens(), tokens, f"{number} judgements would, with empty answers, take")
 
 
+def check_found(plan: "Plan", found: Mapping[str, "Artifact"]) -> None:
+    """Refuse results of an earlier command of which more has failed than this one allows.
+
+    Raises:
+        ConfigError: names the node, and how it is made anew.
+    """
+    for key, node in plan.nodes.items():
+        allowed = node.params.get("max_failed_share") if node.stage == "judge" and key in found else None
+        if allowed is None or not (failed := found[key].manifest.rows["dropped"].get("failed_judgement", 0)):
+            continue
+        same = found[key].table("verdicts", ["same_text"]).column("same_text").to_pylist()
+        asked = len(same) - sum(same)
+        if failed > allowed * asked:
+            raise ConfigError(
+                f"judge.max_failed_share: {failed} of {asked} comparisons of judge {key}, which an earlier command "
+                f"made, failed, more than {allowed:g} allows; `sweepctl retry {key}` has it made anew"
+            )
+
+
 def _is_asked(node: "Node") -> bool:
     """Whether a judge is another's server, asked by tokens; what is served here costs no money."""
     return "api_key_env" in node.params
@@ -95,7 +116,7 @@ def _tokens(node: "Node", *, full: bool) -> Tokens:
     orders = _orders(node)
     return Tokens(
         prompt=orders * (asked + given + answered),
-        completion=orders * len(prompts) * node.spec.max_new_tokens,
+        completion=orders * len(prompts) * node.spec.longest_answer,
     )
 
 

@@ -87,7 +87,7 @@ class Journal:
         for line in self._new_lines(path):
             try:
                 self._take(json.loads(line), own=path == self.path)
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, AttributeError):
                 raise PrefsweepError(
                     f"{path}: holds a line that is none of a journal ({line[:60]!r}); without the file its answers are "
                     "asked for, and paid, again"

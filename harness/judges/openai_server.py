@@ -8,6 +8,7 @@ failed.
 
 import asyncio
 import os
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
@@ -20,11 +21,14 @@ from harness.errors import ConfigError
 from harness.judges import Comparison, Judge, Judgement, Order, Planned, cost, parsers, prompt
 from harness.judges.asking import Asking, Question
 from harness.judges.client import Client
-from harness.judges.config import AskedJudgeConfig, OpenAIJudgeConfig
+from harness.judges.config import MAX_COMPLETION_TOKENS, AskedJudgeConfig, OpenAIJudgeConfig
 from harness.judges.cost import Tokens
 from harness.judges.journal import FOLDER, Entry, Journal
 from harness.keys import canonical, digest
 from harness.stages import Context
+
+_DATE = r"-(\d{4}|\d{8}|\d{4}-\d{2}-\d{2})"
+"""As vendors write the date of a snapshot: 0613, 20241022, 2024-08-06."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,11 @@ class Spec:
     top_logprobs: int | None
     """None where no log-probabilities are asked for."""
     extra_body: Mapping[str, Any]
+
+    @property
+    def longest_answer(self) -> int:
+        """Tokens that an answer may take: newer models of OpenAI have another field for it."""
+        return int(self.extra_body.get(MAX_COMPLETION_TOKENS, self.max_new_tokens))
 
     @property
     def judge_id(self) -> str:
@@ -90,7 +99,7 @@ def secret(params: Mapping[str, Any]) -> str | None:
     """The key, out of the environment.
 
     Raises:
-        ConfigError: it is not there; names the variable.
+        ConfigError: it is not there, or no header could carry it; names the variable.
     """
     name = params["api_key_env"]
     if name is None:
@@ -99,6 +108,12 @@ def secret(params: Mapping[str, Any]) -> str | None:
         raise ConfigError(
             f"judge.api_key_env: the environment variable {name} is not set; it must hold the key for "
             f"{params['base_url']} (null for a server that asks for none)"
+        )
+    # Below, the HTTP library would refuse it in an error that quotes it.
+    if not all("!" <= character <= "~" for character in key):
+        raise ConfigError(
+            f"judge.api_key_env: the environment variable {name} holds more than a key: a line end, a blank or a "
+            "character outside ASCII; expected the key alone"
         )
     return key
 
@@ -131,7 +146,8 @@ def _is_served_as(spec: Spec, model: str) -> bool:
     """Whether a server's name of what answered is what was asked for; one with a date is a snapshot of it."""
     if spec.served_as is not None:
         return model == spec.served_as
-    return model == spec.model or model.startswith(f"{spec.model}-")
+    # A date, and not any ending: gpt-4o-mini is no gpt-4o.
+    return model == spec.model or bool(re.fullmatch(re.escape(spec.model) + _DATE, model))
 
 
 class ServerJudge:
@@ -169,7 +185,7 @@ class ServerJudge:
             PrefsweepError: the server cannot be asked, the budget would be exceeded, or too much failed.
         """
         template: prompt.Template = self._context.params["template"]
-        questions = [_question(template, c, self._spec.max_new_tokens) for c in comparisons]
+        questions = [_question(template, c, self._spec.longest_answer) for c in comparisons]
         folder = self._context.store / FOLDER / self._spec.judge_id
         journal = Journal(folder, digest(sorted({question.request for question in questions})))
         asking = Asking(self._client, journal, self._budget, self._read)
@@ -189,7 +205,7 @@ class ServerJudge:
     def _client_of(self, server: Server) -> Client:
         spec = self._spec
         request: dict[str, Any] = {"model": server.model, "temperature": spec.temperature}
-        if "max_completion_tokens" not in spec.extra_body:  # newer models of OpenAI refuse the older field
+        if MAX_COMPLETION_TOKENS not in spec.extra_body:  # newer models of OpenAI refuse the older field
             request["max_tokens"] = spec.max_new_tokens
         if spec.top_logprobs is not None:
             request |= {"logprobs": True, "top_logprobs": spec.top_logprobs}
@@ -241,12 +257,12 @@ class ServerJudge:
         }
 
 
-def _question(template: prompt.Template, comparison: Comparison, max_new_tokens: int) -> Question:
+def _question(template: prompt.Template, comparison: Comparison, longest_answer: int) -> Question:
     messages = template.fill(comparison.instruction, comparison.first, comparison.second)
     characters = sum(len(message["content"]) for message in messages)
     return Question(
         group=comparison.prompt_id,
         request=digest(messages),
         messages=messages,
-        expected=Tokens(prompt=cost.estimated_tokens(characters), completion=max_new_tokens),
+        expected=Tokens(prompt=cost.estimated_tokens(characters), completion=longest_answer),
     )

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -89,6 +89,7 @@ def report(
     """Print the comparison, and write `models.csv`, `measures.json` and `calibration.png`."""
     from analysis import calibration
     from analysis.canvas import new_axes, style_for
+    from analysis.tables import spreadsheet_safe
 
     judged = [_verdicts(store, one) for one in composed]
     length = 1 + max(int(row["index"]) for artifact in judged for row in artifact.table("verdicts").to_pylist())
@@ -104,7 +105,7 @@ def report(
     found = calibration.calibrate([model.name for model in models], arrays[0], arrays[1], arrays[2], arrays[3])
     measures = [artifact.manifest.measures for artifact in judged]
     out.mkdir(parents=True, exist_ok=True)
-    found.models.to_csv(out / "models.csv", index=False)
+    spreadsheet_safe(found.models).to_csv(out / "models.csv", index=False)
     summary = {
         "judge": measures[0]["label"],
         "measures": {name: vars(value) for name, value in found.measures.items()},
@@ -114,10 +115,16 @@ def report(
     }
     (out / "measures.json").write_text(json.dumps(summary, indent=1) + "\n")
     calibration.draw(found, measures[0]["label"], out / "calibration.png", new_axes, style_for(7))
-    head = ["model", "comparisons", "published %", "this judge % [95 %]", "agreement"]
+    head = ["model", "comparisons", "published % [95 %]", "this judge % [95 %]", "agreement [95 %]"]
     rows = [
-        [m.model, m.comparisons, f"{m.published_win_rate:.1f}", _with_interval(m), f"{m.agreement:.2f}"]
-        for m in found.models.itertuples()
+        [
+            model["model"],
+            model["comparisons"],
+            _with_interval(model, "published_win_rate", "published_", 1),
+            _with_interval(model, "win_rate", "", 1),
+            _with_interval(model, "agreement", "agreement_", 2),
+        ]
+        for model in found.models.to_dict("records")
     ]
     say(f"Judge: {summary['judge']}. Intervals: 95 %, over instructions; they say nothing about other models.")
     for line in (*table([head, *rows]), *calibration.lines(found)):
@@ -134,10 +141,13 @@ def _sum(costs: Sequence[float | None]) -> float | None:
     return sum(known) if len(known) == len(costs) else None
 
 
-def _with_interval(model: Any) -> str:
-    if model.low is None or np.isnan(model.low):
-        return f"{model.win_rate:.1f} [all equal]"
-    return f"{model.win_rate:.1f} [{model.low:.1f}, {model.high:.1f}]"
+def _with_interval(model: Mapping[Any, Any], name: str, prefix: str, decimals: int) -> str:
+    value, low, high = (float(model[column]) for column in (name, f"{prefix}low", f"{prefix}high"))
+    if np.isnan(value):
+        return "none in common"
+    if np.isnan(low):
+        return f"{value:.{decimals}f} [all equal]"
+    return f"{value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
 
 
 def _verdicts(store: Store, composed: dict[str, Any]) -> Artifact:

@@ -1,9 +1,13 @@
 """A judge against published verdicts: agreement, order of the models, and biases, each with an interval."""
 
+from itertools import combinations
+
 import numpy as np
+import pandas as pd
 import pytest
 
-from analysis.calibration import MEASURES, Array, calibrate, lines
+from analysis.calibration import MEASURES, Array, _label_points, calibrate, lines
+from analysis.canvas import figure_of, new_axes, style_for
 
 NAMES = ["a", "b", "c", "d"]
 
@@ -49,6 +53,22 @@ def test_what_one_judge_left_out_is_left_out_of_both() -> None:
     assert found.models["published_win_rate"][0] == pytest.approx(100 * published[0, 50:].mean())
 
 
+def test_every_number_of_a_model_has_an_interval_and_a_model_without_verdicts_none() -> None:
+    judged, published, longer, first = arrays()
+    judged[1] = np.nan
+    found = calibrate(NAMES, judged, published, longer, first).models
+    for value, low, high in (
+        ("published_win_rate", "published_low", "published_high"),
+        ("win_rate", "low", "high"),
+        ("agreement", "agreement_low", "agreement_high"),
+    ):
+        rows = found.drop(index=1)
+        assert (rows[low] < rows[value]).all()
+        assert (rows[value] < rows[high]).all()
+        assert found.loc[1, [value, low, high]].isna().all()
+    assert found.loc[1, "comparisons"] == 0
+
+
 def test_ties_count_half_and_equal_lengths_have_no_longer_answer() -> None:
     judged = np.array([[0.5, 1.0, 0.0]])
     published = np.array([[1.0, 0.5, 0.0]])
@@ -70,3 +90,19 @@ def test_nothing_in_common_is_refused() -> None:
         calibrate(["a"], nothing, np.ones((1, 3)), nothing, nothing)
     with pytest.raises(ValueError, match="expected arrays of one shape"):
         calibrate(["a"], np.ones((1, 2)), np.ones((1, 3)), nothing, nothing)
+
+
+def test_names_in_the_figure_stand_on_no_other_name_or_point() -> None:
+    axes = new_axes(style_for(7), 2.8)
+    axes.set(xlim=(0, 100), ylim=(0, 100))
+    places = [(50, 50), (50, 50), (55, 50), (98, 99), (97, 99)]
+    models = pd.DataFrame(places, columns=["published_win_rate", "win_rate"], dtype=float)
+    _label_points(axes, models.assign(model=[f"a model ${number}$" for number in range(5)]), 8)
+    figure = figure_of(axes)
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    boxes = [text.get_window_extent(renderer) for text in axes.texts]
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    points = axes.transData.transform(models.to_numpy(float))
+    assert not any(box.contains(*point) for box in boxes for point in points)
+    assert all(box.x1 <= figure.bbox.x1 for box in boxes)
+    assert axes.texts[0].get_text() == "a model $0$"

@@ -78,6 +78,21 @@ def test_identical_cells_are_one_experiment_in_every_comparison() -> None:
     assert baseline_differences(collapsed, "b", draws=DRAWS)["c"].estimate == 0
 
 
+@pytest.mark.parametrize("rows", [4, 64, 805])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_cells_without_a_difference_in_a_sample_are_in_doubt_all_the_same(rows: int, seeds: int) -> None:
+    """All intervals together are never shorter than that of one comparison."""
+    ties = pd.DataFrame(np.full((rows, seeds), 0.5))
+    grid = make_grid({"a": ties, "b": ties.copy()})
+    alone = seeds_difference(ties, ties)
+    for interval in (baseline_differences(grid, "a")["b"], simultaneous_intervals(grid)["a"]):
+        assert interval.high - interval.low >= 0.95 * (alone.high - alone.low) / (1 if interval.estimate == 0 else 2)
+    best = compare_with_best(grid)["a"]
+    assert -1 <= best.low < 0 < best.high <= 1
+    itself = baseline_differences(grid, "a")["a"]
+    assert (itself.low, itself.high) == (0, 0)
+
+
 def test_differences_from_a_baseline_leave_it_at_nothing() -> None:
     grid = grid_of([0.4, 0.5, 0.6], seeds=3)
     found = baseline_differences(grid, "b", draws=DRAWS)

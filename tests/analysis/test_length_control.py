@@ -116,13 +116,36 @@ def test_a_failed_verdict_is_counted_and_no_preference(
 def test_an_answer_that_is_missing_and_not_judged_is_left_out(verdicts: pd.DataFrame, inputs: Inputs) -> None:
     damaged = verdicts.astype({"preference": object, "len_model": object})
     damaged.loc[7, ["preference", "len_model"]] = None
-    assert rate(damaged, inputs).value == rate(verdicts.drop(index=7), inputs).value
+    estimate = rate(damaged, inputs)
+    assert estimate.value == rate(verdicts.drop(index=7), inputs).value
+    assert (estimate.n, estimate.excluded) == (804, 1)
 
 
 @pytest.mark.parametrize("preference", [1.0, 2.0, 1.5])
 def test_one_verdict_everywhere_is_no_obstacle(preference: float, verdicts: pd.DataFrame, inputs: Inputs) -> None:
     estimate = rate(verdicts.assign(preference=preference), inputs)
     assert 0 <= estimate.low <= estimate.value <= estimate.high <= 100
+    assert ("too short" in estimate.method) == (preference != 1.5)
+
+
+@pytest.mark.parametrize("common", [0, 7, 1000])
+@pytest.mark.filterwarnings("error")
+def test_resamples_whose_lengths_differ_by_nothing_are_refitted_as_well(
+    common: int, verdicts: pd.DataFrame, inputs: Inputs
+) -> None:
+    """One row has another length; a third of the resamples are without it."""
+    equal = verdicts.assign(len_reference=500 + common, len_model=500)
+    equal.loc[400, "len_model"] = 900
+    estimate = rate(equal, inputs, draws=60)
+    assert estimate.low < estimate.value < estimate.high
+    assert 0 < estimate.standard_error < 10
+
+
+def test_no_solution_is_no_answer() -> None:
+    ones, nothing = np.ones((1, 3)), np.full((1, 3), np.nan)
+    batch = Batch(features=(nothing, np.ones((2, 3))), targets=np.ones(3), weights=ones, strength=1.0)
+    with pytest.raises(ArithmeticError, match="did not converge"):
+        solve(batch, np.zeros(3))
 
 
 def test_the_reference_itself_has_50_by_definition(verdicts: pd.DataFrame, inputs: Inputs) -> None:

@@ -60,6 +60,20 @@ def test_report_of_a_grid_has_one_heatmap_table_and_page(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("quick_figures")
+def test_failed_judgements_are_counted_beside_the_win_rates(tmp_path: Path) -> None:
+    results, verdicts = make_frames(PAIRS[:3])
+    failed = verdicts.index[(verdicts["result"] == results.at[0, "result"]) & (verdicts["prompt_id"] < "prompt007")]
+    verdicts.loc[failed, "preference"] = float("nan")
+    own = verdicts[verdicts["result"] == results.at[0, "result"]]["preference"]
+    results.loc[0, ["win_rate", "instructions"]] = [own.mean(), len(own) - 7]
+    _, page, printed = report(results, verdicts, tmp_path)
+    for text in (page, printed):
+        assert "53 of 60" in text
+        assert "60 of 60" in text
+    assert "over the 53 instructions that all were judged on" in page
+    assert " of 60" not in report(*make_frames(PAIRS[:3]), tmp_path / "complete")[1]
+
+
 def test_figures_are_named_by_what_varies_only(tmp_path: Path) -> None:
     frames = join(
         make_frames(PAIRS[:2], sizes=(8, 64)), make_frames(PAIRS[:2], sizes=(8, 64), settings={"loss.beta": 0.5})

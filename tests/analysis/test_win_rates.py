@@ -48,6 +48,11 @@ def test_every_container_gives_the_same_and_failures_are_counted(preferences: An
     assert discrete_win_rate(preferences).value == 50
 
 
+def test_an_end_may_be_missed_by_rounding() -> None:
+    preferences = [np.nextafter(1.0, 0), np.nextafter(2.0, 3)]
+    assert win_rate(preferences).value == discrete_win_rate(preferences).value == 50
+
+
 def test_zero_is_a_draw_as_in_alpaca_eval() -> None:
     assert win_rate([0, 2, 1]).value == discrete_win_rate([0, 2, 1]).value == 50
 

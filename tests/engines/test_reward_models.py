@@ -153,7 +153,7 @@ def test_a_cut_conversation_is_scored_and_noted(folders: dict[str, Path]) -> Non
     scored = model.score(PROMPTS, RESPONSES, BudgetedBatches(1000))
     assert scored.notes == [None, "prompt_too_long", "truncated", "prompt_too_long", None]
     assert np.isfinite(scored.values[:, 0]).tolist() == [True, False, True, False, True]
-    whole = stock_tokens(model.tokenizer, PROMPT, RESPONSES[2])[:, :60]
+    whole = stock_tokens(model.tokenizer, PROMPT, RESPONSES[2])[:, :60].to(model.model.device)
     with torch.no_grad():
         expected = float(model.model(whole).logits[0, 0])
     assert scored.values[2, 0] == pytest.approx(expected, abs=1e-4)

@@ -1,5 +1,6 @@
 """The journal of answers: whole lines only, shared by nodes, failures of one's own."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,8 @@ def test_no_command_takes_answers_that_were_paid_for_for_an_artifact(tmp_path: P
     assert Journal(store.root / FOLDER / "judge", "b").get("q1") == entry()
 
 
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text("garbage\n")
-    with pytest.raises(PrefsweepError, match=r"a\.jsonl: holds a line that is none of a journal \(b'garbage'\)"):
+@pytest.mark.parametrize("line", ["garbage", "[]", "5", "{}"])
+def test_a_damaged_line_is_named(line: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(f"{line}\n")
+    with pytest.raises(PrefsweepError, match=rf"a\.jsonl: holds a line that is none .* \(b'{re.escape(line)}'\)"):
         Journal(tmp_path, "b")

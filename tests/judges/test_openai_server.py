@@ -1,16 +1,24 @@
 """Judges behind a server: what is asked and counted, what is tried again, what ends it, and what it costs."""
 
+import dataclasses
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from harness import tables
+from harness.config import used
 from harness.errors import ConfigError, PrefsweepError
 from harness.judges import prompt
 from harness.judges.config import check_judge
 from harness.judges.cost import BudgetError
 from harness.judges.engines import plan_judge
-from tests.artifacts import adds_up, written
+from harness.judges.expected import check_found
+from harness.judges.openai_server import _is_served_as
+from tests.artifacts import Shelf, adds_up, written
 from tests.configs import point
 from tests.judges import server
 from tests.judges.conftest import VARIABLE, Ask, configured, texts
@@ -176,6 +184,14 @@ def test_a_model_may_answer_under_a_dated_or_a_given_name(judge: server.Judge, a
     assert outcome.measures["served_models"] == {"another": 4}
 
 
+@pytest.mark.parametrize("ending", ["0613", "20241022", "2024-08-06"])
+def test_a_date_after_the_name_is_a_snapshot_of_it(ending: str) -> None:
+    spec = plan_judge(configured("http://127.0.0.1:1/v1", model="gpt-4o")).spec
+    assert _is_served_as(spec, f"gpt-4o-{ending}")
+    assert not _is_served_as(spec, f"gpt-4o-mini-{ending}")
+    assert not _is_served_as(spec, "gpt-4o-mini")
+
+
 def test_an_unknown_model_is_named_with_those_there_are(ask: Ask) -> None:
     with pytest.raises(PrefsweepError, match=r"judge\.model: http://.* has no 'judge-2'; it has judge-1"):
         ask(2, model="judge-2")
@@ -196,6 +212,12 @@ def test_the_key_is_named_where_it_is_missing_and_told_nowhere(
     monkeypatch.delenv(VARIABLE)
     with pytest.raises(ConfigError, match=rf"^judge\.api_key_env: the environment variable {VARIABLE} is not set"):
         ask(2)
+    for damaged in (f"{server.KEY}\n{server.KEY}", f"{server.KEY}\tx", f"{server.KEY}\x00", f"{server.KEY}\u00e4"):
+        # Not a real environment: that holds no NUL.
+        monkeypatch.setattr("os.environ", {VARIABLE: damaged})
+        with pytest.raises(ConfigError, match=rf"^judge\.api_key_env: .* {VARIABLE} holds more than a key") as refused:
+            ask(2)
+        assert server.KEY not in str(refused.value)
     written_bytes = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert server.KEY.encode() not in written_bytes
     assert b"sk-another" not in written_bytes
@@ -206,6 +228,8 @@ def test_the_budget_is_checked_before_anything_is_asked(judge: server.Judge, ask
         ask(10, max_tokens=1000)
     with pytest.raises(BudgetError, match=r"^judge\.max_cost_usd: .* more than 0\.01$"):
         ask(10, max_cost_usd=0.01, price_input=10.0, price_output=30.0)
+    with pytest.raises(BudgetError, match=r"^judge\.max_tokens: 2 judgements would take about 1,000,"):
+        ask(1, max_tokens=100_000, extra_body={"max_completion_tokens": 500_000})  # in place of max_new_tokens
     assert judge.asked == []
 
 
@@ -254,6 +278,9 @@ def test_a_judge_without_log_probabilities_is_read_by_its_words(judge: server.Ju
     ("settings", "said"),
     [
         ({"base_url": "ftp://x"}, r"^judge\.base_url: 'ftp://x' is no address"),
+        ({"base_url": "http://[::1/v1"}, r"^judge\.base_url: no address \(Invalid IPv6 URL\)"),
+        ({"base_url": "http://host:port/v1"}, r"^judge\.base_url: no address"),
+        ({"base_url": "https://host/v1#secret"}, r"^judge\.base_url: holds credentials"),
         ({"base_url": "https://me:secret@host/v1"}, r"^judge\.base_url: holds credentials"),
         ({"api_key_env": "sk-12345"}, r"^judge\.api_key_env: expected the name of an environment variable"),
         ({"top_logprobs": 1}, r"^judge\.top_logprobs: expected 2 to 20, got 1"),
@@ -262,6 +289,10 @@ def test_a_judge_without_log_probabilities_is_read_by_its_words(judge: server.Ju
         ({"max_cost_usd": 1.0}, r"^judge\.max_cost_usd: needs judge\.price_input"),
         ({"price_input": 1.0}, r"^judge\.price_input, judge\.price_output: expected both"),
         ({"extra_body": {"n": 2}}, r"^judge\.extra_body: n cannot be set here"),
+        (
+            {"extra_body": {"max_completion_tokens": "8"}},
+            r"^judge\.extra_body\.max_completion_tokens: expected a number",
+        ),
     ],
 )
 def test_settings_that_could_ask_nothing_are_refused(settings: dict[str, object], said: str) -> None:
@@ -277,6 +308,39 @@ def test_the_group_is_read_by_its_engine() -> None:
     with pytest.raises(ConfigError, match=r"^judge\.engine: .gpt. is not valid; choose one of embedded, "):
         point("judge=openai", "judge.model=m", "judge.engine=gpt")
     assert point("judge=alpaca_eval2", "judge.model=m").judge.order == "seeded"  # type: ignore[union-attr]
+
+
+def test_a_result_of_an_earlier_command_that_failed_more_than_is_allowed_now_is_refused(
+    judge: server.Judge, ask: Ask, tmp_path: Path
+) -> None:
+    judge.faults = lambda number, tries: "garbage" if number in (3, 4) else None
+    equal = {"same": ("one text", "one text")}
+    outcome, context = ask({**texts(9), **equal}, max_failed_share=0.5, concurrency=1)
+    rows = [{**row, "logprobs": []} for row in written(context, "verdicts")]
+    rows = [{name: row[name] for name in tables.VERDICTS.names} for row in rows]
+    done = Shelf(tmp_path).put("judge", {"verdicts": (tables.VERDICTS, rows)}, rows=dataclasses.asdict(outcome.rows))
+    failed = outcome.measures["failures"]["no_choice"]
+    for allowed, refused in ((failed / 9, False), (failed / 9 - 0.01, True)):
+        node = SimpleNamespace(stage="judge", params={"max_failed_share": allowed})
+        with (
+            pytest.raises(ConfigError, match=rf"^judge\.max_failed_share: {failed} of 9 .* retry k`")
+            if refused
+            else nullcontext()
+        ):
+            check_found(SimpleNamespace(nodes={"k": node}), {"k": done})  # type: ignore[arg-type]
+        check_found(SimpleNamespace(nodes={"k": node}), {})  # type: ignore[arg-type]
+
+
+def test_another_server_price_or_limit_makes_no_other_point() -> None:
+    def settings(**changed: Any) -> dict[str, Any]:
+        return used(dataclasses.replace(config, judge=configured(**{"url": "https://host/v1", **changed})))
+
+    config = point("judge=openai", "judge.model=m")
+    asking = {"url": "https://other/v1", "api_key_env": "K", "concurrency": 3, "timeout_seconds": 9.0, "attempts": 2}
+    spending = {"price_input": 1.0, "price_output": 2.0, "max_cost_usd": 3.0, "max_tokens": 4, "max_failed_share": 0.5}
+    assert settings(**asking, **spending) == settings()
+    for name, value in {"model": "n", "revision": "r", "temperature": 0.0}.items():
+        assert settings(**{name: value}) != settings()
 
 
 def test_only_what_decides_a_verdict_is_in_the_key() -> None:
