@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,15 @@ class Site:
         asked = [f"--states={','.join(states)}"] if states else []
         return [line.split()[0] for line in self.slurm("squeue", "-h", "-r", "-o", "%i", *asked)]
 
+    def mended(self) -> bool:
+        """Whether all machines are idle; one that a test before has left drained or down is put back."""
+        states = dict(line.split() for line in self.slurm("sinfo", "-h", "-N", "-p", "main", "-o", "%N %T"))
+        for machine, state in states.items():
+            if not state.startswith(("idle", "completing", "allocated", "mixed")):
+                with suppress(subprocess.CalledProcessError):  # it is on its way
+                    self.slurm("scontrol", "update", f"nodename={machine}", "state=resume")
+        return set(states.values()) == {"idle"}
+
     def settle(self, seconds: float = 200) -> None:
         """Wait until no job is left."""
         wait_until(lambda: not self.jobs(), seconds, "no job is left")
@@ -100,6 +110,7 @@ def cluster() -> Iterator[boot.Cluster]:
 @pytest.fixture
 def site(cluster: boot.Cluster, tmp_path: Path) -> Iterator[Site]:
     site = Site(cluster.conf, Store(tmp_path / "store").prepare())
+    wait_until(site.mended, 60, "all machines are idle")
     yield site
     if jobs := site.jobs():
         site.slurm("scancel", *jobs)
