@@ -550,7 +550,7 @@ WRONG_DEFAULTS = "# @package _global_\ndefaults: [{}]\nhydra: {{mode: MULTIRUN, 
         (
             ["-m", "cluster=slurm", "cluster.stages.trian.gpus=1", "n=8,16"],
             "",
-            "cluster.stages.trian: unknown key; valid keys are imported, judge, model, ",
+            "cluster.stages.trian: unknown key; valid keys are appraise, imported, judge, lm_eval, model, ",
         ),
         (["-m", "construktion=position,max_min"], "", "construktion: unknown key; valid keys are cluster, "),
         (["n=[1"], "", ""),
