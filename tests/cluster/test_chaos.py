@@ -2,12 +2,17 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.benchmarks.cluster_chaos import Chaos
-from tests.cluster.boot import Cluster
-from tests.cluster.conftest import Site
+from tests.cluster import boot
 
 
-def test_a_sweep_survives(site: Site, cluster: Cluster, tmp_path: Path) -> None:
-    tally = Chaos(cluster, tmp_path, cells=4, seconds=0.4, seed=3).run(20.0)
+def test_a_sweep_survives(tmp_path: Path) -> None:
+    """On a cluster of its own: after all this SLURM gives no job all of its machines any more, though it has them."""
+    if reason := boot.missing():
+        pytest.skip(reason)
+    with boot.booted() as cluster:
+        tally = Chaos(cluster, tmp_path, cells=4, seconds=0.4, seed=3).run(20.0)
     assert tally.wrong == []
     assert tally.events.total() >= 3

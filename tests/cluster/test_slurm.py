@@ -145,7 +145,7 @@ def test_two_commands_at_once_submit_nothing_twice(site: Site) -> None:
 
 def test_a_preempted_job_goes_on_from_its_shards(site: Site) -> None:
     low = ["cluster.default.partition=low", "cluster.stages.sample.nodes_per_job=1"]
-    command = site.begin(cells=1, seconds=4.0, overrides=low, wait=True)
+    command = site.begin(cells=1, seconds=2.5, overrides=low, wait=True)
     wait_until(lambda: sum(journal(site.store)[f"shard sample-{i} 1"] for i in range(4)) == 4, 90, "second shards")
     urgent = site.slurm("sbatch", "--parsable", "-p", "main", "-N3", "--exclusive", "--wrap", "sleep 3")
     _, text = command.communicate(timeout=240)
