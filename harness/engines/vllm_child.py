@@ -140,6 +140,9 @@ class _Sampler:
         if cpu:
             tokens = max(_CPU_BATCHED_TOKENS, options["max_model_len"])
             options |= {"enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": tokens}
+            if options["tensor_parallel_size"] == 1:
+                # The function that packs new weights' head reaches a worker in this process only.
+                options |= {"distributed_executor_backend": "uni"}
             # Only whole blocks of a prompt are shared by its samples, and a CPU's are longer than most prompts.
             options |= {"block_size": _CPU_BLOCK}
         else:
