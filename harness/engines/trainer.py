@@ -1,4 +1,4 @@
-"""TRL's DPO trainer on rows of ours: tokenised, with their reference log-probabilities, near what the hardware can do.
+"""TRL's DPO trainer on rows of ours: tokenised, with their reference log-probabilities.
 
 The losses, the optimiser and the loop are TRL's. What is changed, and tested against the stock trainer:
 

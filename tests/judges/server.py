@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -125,9 +125,8 @@ class _Handler(BaseHTTPRequestHandler):
         number, tries = self.judge.enter(question, body)
         answered = False
         try:
-            answered = self._answer(body, self.judge.faults(number, tries))
-        except OSError:
-            pass  # the client has gone
+            with suppress(OSError):  # the client may have gone
+                answered = self._answer(body, self.judge.faults(number, tries))
         finally:
             self.judge.leave(question, answered=answered)
 
