@@ -129,3 +129,15 @@ def _write_lines(figure: Figure, lines: list[str], start: float, *, size: float,
     for index, line in enumerate(lines):
         y = (start - index * size * LEADING / POINTS) / height
         figure.text(0.06 / width, y, line, size=size, weight=weight, color=colour, va="top", parse_math=False)
+
+
+def finish_win_rates(axes: Axes, style: Style) -> None:
+    """The axis of win rates, the line at 50 % where it is near what is shown, and a quiet frame."""
+    low, high = axes.get_ylim()
+    if low - 5 <= 50 <= high + 5:
+        axes.axhline(50, color=MUTED, linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
+    axes.set_ylabel("win rate (%)", size=style.text, color=INK)
+    axes.grid(axis="y", color="#e5e5e5", linewidth=0.6, zorder=0)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_linewidth(0.6)

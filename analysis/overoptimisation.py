@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.canvas import INK, MUTED, Style, new_axes, style_for
+from analysis.canvas import INK, MUTED, Style, finish_win_rates, new_axes, style_for
 from analysis.captions import caption, pair_text, position_text, provenance_text
 from analysis.scaling import LINES, MARKERS
 from analysis.schema import PAIR, plain
@@ -140,15 +140,8 @@ def _finish_axes(axes: Axes, points: pd.DataFrame, style: Style) -> None:
     axes.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
     largest = float(points[["kl", "kl_high"]].max().max())
     axes.set_xlim(0, 1.1 * largest if largest > 0 else 1.0)
-    low, high = axes.get_ylim()
-    if low - 5 <= 50 <= high + 5:
-        axes.axhline(50, color=MUTED, linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
     axes.set_xlabel("KL from the reference policy (nats per answer, square-root axis)", size=style.text, color=INK)
-    axes.set_ylabel("win rate (%)", size=style.text, color=INK)
-    axes.grid(axis="y", color="#e5e5e5", linewidth=0.6, zorder=0)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_linewidth(0.6)
+    finish_win_rates(axes, style)
 
 
 def _handles(points: pd.DataFrame, others: list[str], *, ringed: bool) -> list[Line2D | Patch]:

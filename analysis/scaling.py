@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.legend import Legend
 
-from analysis.canvas import INK, MUTED, Style, new_axes, style_for, text_width
+from analysis.canvas import INK, Style, finish_win_rates, new_axes, style_for, text_width
 from analysis.captions import caption, construction_label, provenance_text
 from analysis.comparability import check_comparable
 from analysis.schema import plain
@@ -124,15 +124,8 @@ def _finish_axes(axes: Axes, done: pd.DataFrame, style: Style) -> None:
         # A tenth of the axis either side, so that the first and last markers stand clear.
         margin = max(sizes[-1] / sizes[0], 2) ** 0.06
         axes.set_xlim(sizes[0] / margin, sizes[-1] * margin)
-    low, high = axes.get_ylim()
-    if low - 5 <= 50 <= high + 5:
-        axes.axhline(50, color=MUTED, linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
     axes.set_xlabel("samples per prompt, n", size=style.text, color=INK)
-    axes.set_ylabel("win rate (%)", size=style.text, color=INK)
-    axes.grid(axis="y", color="#e5e5e5", linewidth=0.6, zorder=0)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_linewidth(0.6)
+    finish_win_rates(axes, style)
 
 
 def _legend_layout(labels: list[str], style: Style) -> tuple[int, float]:
