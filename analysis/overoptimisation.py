@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.canvas import INK, MUTED, Style, finish_win_rates, new_axes, style_for
 from analysis.captions import caption, pair_text, position_text, provenance_text
-from analysis.scaling import LINES, MARKERS
+from analysis.figures.canvas import INK, MUTED, Style, finish_win_rates, new_axes, style_for
+from analysis.figures.scaling import LINES, MARKERS
 from analysis.schema import PAIR, plain
 from harness.positions import POSITIONS
 

@@ -88,7 +88,7 @@ def report(
 ) -> None:
     """Print the comparison, and write `models.csv`, `measures.json` and `calibration.png`."""
     from analysis import calibration
-    from analysis.canvas import new_axes, style_for
+    from analysis.figures.canvas import new_axes, style_for
     from analysis.tables import spreadsheet_safe
 
     judged = [_verdicts(store, one) for one in composed]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis.calibration import MEASURES, Array, _label_points, calibrate, lines
-from analysis.canvas import figure_of, new_axes, style_for
+from analysis.figures.canvas import figure_of, new_axes, style_for
 
 NAMES = ["a", "b", "c", "d"]
 

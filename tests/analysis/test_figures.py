@@ -10,9 +10,10 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from analysis.canvas import text_width, wrap
 from analysis.estimates import detectable_difference, estimate_cells, preference_table
-from analysis.figures import CHOSEN, REJECTED, figure_of, pair_heatmap, save, scaling_curve
+from analysis.figures import figure_of, pair_heatmap, save, scaling_curve
+from analysis.figures.canvas import text_width, wrap
+from analysis.figures.heatmap import CHOSEN, REJECTED
 from harness.errors import PrefsweepError
 from harness.positions import PAIRS
 from tests.analysis.synthetic import JUDGE, alias, join, make_frames, undo

@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.legend import Legend
 
-from analysis.canvas import INK, Style, finish_win_rates, new_axes, style_for, text_width
 from analysis.captions import caption, construction_labels, provenance_text
 from analysis.comparability import check_comparable
+from analysis.figures.canvas import INK, Style, finish_win_rates, new_axes, style_for, text_width
 from analysis.schema import plain
 from harness.errors import PrefsweepError
 

@@ -1,8 +1,4 @@
-"""The two figures: the heatmap of position pairs, and the win rate against the number of samples.
-
-Both take a frame of `estimates.estimate_cells` and return Axes on a figure of their own; nothing is estimated
-here.
-"""
+"""The heatmap of position pairs: chosen against rejected, each cell with its win rate and interval."""
 
 import math
 from collections.abc import Mapping
@@ -17,15 +13,12 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize
 from matplotlib.patches import Patch, Rectangle
 
-from analysis.canvas import INK, Style, figure_of, new_axes, save, style_for
 from analysis.captions import caption, outside_grid, position_text, provenance_text
 from analysis.comparability import check_comparable
-from analysis.scaling import scaling_curve
+from analysis.figures.canvas import INK, Style, figure_of, new_axes, style_for
 from analysis.schema import PAIR, plain
 from harness.errors import PrefsweepError
 from harness.positions import PAIRS, POSITIONS
-
-__all__ = ["figure_of", "pair_heatmap", "save", "scaling_curve"]
 
 CHOSEN: Final = tuple(reversed(POSITIONS[1:]))
 """Rows from the top; nothing stands below `min`, so it is never chosen."""
