@@ -9,8 +9,9 @@ The losses that it has, the optimiser and the loop are TRL's. What is changed, a
 - The preference losses and regularisers of `harness.losses` that TRL has none of come out of the same forward pass.
 - Rows may carry the log-probabilities of the policy that training starts from, where that is not the reference; their
   means are figures of each step.
-- Padding stands behind the last token, where a causal model does not look; so there is no mask, and the fastest kernel
-  for attention can be used.
+- Rows go through the model without their padding where it can take them so (`harness.engines.packing`). Elsewhere
+  padding stands behind the last token, where a causal model does not look; of micro-batches by length there is no mask
+  then, and the fastest kernel for attention can be used.
 """
 
 from collections.abc import Sequence
@@ -21,19 +22,25 @@ from trl import DPOTrainer
 
 from harness import losses
 from harness.config import LossConfig
+from harness.engines.packing import pack
 
 INITIAL = ("initial_chosen_logps", "initial_rejected_logps")
 """Columns of log-probabilities under the policy that training starts from, in nats per response."""
 
 
 class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
-    """The stock trainer on prepared rows; `batch_tokens` bounds the padded tokens of a forward pass."""
+    """The stock trainer on prepared rows.
+
+    `batch_tokens` bounds the tokens of a forward pass, padding included; `packed`: the model takes rows without it.
+    """
 
     data_collator: Any
     _signature_columns: list[str]
 
-    def __init__(self, *args: Any, loss: LossConfig, batch_tokens: int | None = None, **settings: Any) -> None:
-        self._loss = loss
+    def __init__(
+        self, *args: Any, loss: LossConfig, batch_tokens: int | None = None, packed: bool = False, **settings: Any
+    ) -> None:
+        self._loss, self._packed = loss, packed
         self._batch_tokens = batch_tokens
         self._share = 1.0
         super().__init__(*args, **settings)
@@ -61,12 +68,15 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
             loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
             return loss
         inputs = self._prepare_inputs(inputs)
-        lengths = _pair_lengths(inputs)
-        parts, shares = self._same_number(split_by_length(lengths, self._batch_tokens))
+        lengths, tokens = _pair_lengths(inputs)
+        sizes = tokens if self._packed else None
+        parts, shares = self._same_number(split_by_length(lengths, self._batch_tokens, sizes))
         before = {name: len(values) for name, values in self._metrics["train"].items()}
         of_parts = []
         for part, self._share in zip(parts, shares, strict=True):
-            chosen = _take(inputs, part, max(lengths[i] for i in part), mask=self.aux_loss_enabled)
+            # A model of experts balances their load over what is no padding.
+            masked = self.aux_loss_enabled or self._packed
+            chosen = _take(inputs, part, max(lengths[i] for i in part), mask=masked)
             of_parts.append(super().training_step(model, chosen, num_items_in_batch))
         self._share = 1.0
         self._merge_metrics(before, shares)
@@ -77,7 +87,7 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         for name in set(INITIAL).intersection(inputs):
             self._metrics["train"][name].append(self.accelerator.gather(inputs[name]).mean().item())
         inputs = {name: value for name, value in inputs.items() if name not in INITIAL}
-        forward = _Forward(model)
+        forward = _Forward(model, packed=self._packed)
         loss: torch.Tensor = super()._compute_loss(forward, inputs, return_outputs)
         pairs = _pairs_of(forward.outputs, inputs)
         balance = self.router_aux_loss_coef * forward.outputs.aux_loss.detach() if self.aux_loss_enabled else 0.0
@@ -114,15 +124,21 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
 
 
 class _Forward:
-    """A model that keeps what its forward pass has given."""
+    """A model that keeps what its forward pass has given, and is spared padding where it can be."""
 
     outputs: Any
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
+    def __init__(self, model: Any, *, packed: bool) -> None:
+        self._model, self._packed = model, packed
 
     def __call__(self, **inputs: Any) -> Any:
-        self.outputs = self._model(**inputs)
+        if not self._packed:
+            self.outputs = self._model(**inputs)
+            return self.outputs
+        packed = pack(*(inputs.pop(name) for name in ("input_ids", "attention_mask", "labels")))
+        self.outputs = self._model(**packed.inputs, **inputs)
+        for name in ("log_probs", "entropy", "mean_logits", "is_top1", "label_mask"):
+            self.outputs[name] = packed.unpack(self.outputs[name])
         return self.outputs
 
 
@@ -141,22 +157,27 @@ def _pairs_of(outputs: Any, inputs: dict[str, torch.Tensor]) -> losses.Pairs:
     )
 
 
-def split_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Pairs in groups of similar length, each of at most `batch_tokens` tokens when padded, or of one pair.
+def split_by_length(lengths: Sequence[int], batch_tokens: int, sizes: Sequence[int] | None = None) -> list[list[int]]:
+    """Pairs in groups of similar length, each of at most `batch_tokens` tokens, or of one pair.
 
     Args:
         lengths: tokens of the longer side of each pair, prompt included.
+        sizes: tokens of both sides, where a group is not padded; else both count as the group's longest side does.
 
     Returns:
         Places of the pairs, longest first, so that a shortage of memory shows at the first group.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     parts: list[list[int]] = []
+    filled = 0
     for place in order:
-        if parts and 2 * lengths[parts[-1][0]] * (len(parts[-1]) + 1) <= batch_tokens:
+        size = sizes[place] if sizes is not None else 2 * lengths[parts[-1][0] if parts else place]
+        if parts and filled + size <= batch_tokens:
             parts[-1].append(place)
+            filled += size
         else:
             parts.append([place])
+            filled = sizes[place] if sizes is not None else 2 * lengths[place]
     return parts
 
 
@@ -176,11 +197,11 @@ def divide_further(parts: Sequence[list[int]], number: int) -> list[list[int]]:
     return out
 
 
-def _pair_lengths(inputs: dict[str, torch.Tensor]) -> list[int]:
-    """Tokens of the longer side of each pair; the rows are all chosen ones, then all rejected ones."""
-    lengths = inputs["attention_mask"].sum(dim=1)
-    longer: list[int] = torch.maximum(*lengths.chunk(2)).tolist()
-    return longer
+def _pair_lengths(inputs: dict[str, torch.Tensor]) -> tuple[list[int], list[int]]:
+    """Tokens of the longer side of each pair, and of both; the rows are all chosen ones, then all rejected ones."""
+    sides = inputs["attention_mask"].sum(dim=1).chunk(2)
+    longer, both = torch.stack([torch.maximum(*sides), sides[0] + sides[1]]).tolist()
+    return longer, both
 
 
 def _take(inputs: dict[str, torch.Tensor], pairs: list[int], width: int, *, mask: bool) -> dict[str, torch.Tensor]:
@@ -189,6 +210,6 @@ def _take(inputs: dict[str, torch.Tensor], pairs: list[int], width: int, *, mask
     rows = torch.cat([places, places + len(inputs["input_ids"]) // 2])
     names = ("input_ids", "attention_mask", "completion_mask")
     taken = {name: inputs[name][rows, :width] for name in names}
-    if not mask:  # a model of experts balances their load over what is no padding
+    if not mask:
         taken["attention_mask"] = torch.ones_like(taken["attention_mask"])
     return taken | {name: inputs[name][places] for name in inputs if name not in names}

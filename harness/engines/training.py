@@ -10,7 +10,7 @@ from datasets import Dataset
 from trl import DPOConfig
 
 from harness import losses
-from harness.engines import models, runs
+from harness.engines import models, packing, runs
 from harness.engines.runs import TrainingError
 from harness.engines.sharding import Part, gathered_weights
 from harness.engines.trainer import INITIAL, PreferenceTrainer
@@ -77,11 +77,13 @@ def train(
     checkpoints = work / "checkpoints"
     arguments = _arguments(spec, checkpoints, save_steps, world)
     model, tokenizer = models.load_for_training(policy, spec.weights_dtype, spec.trust_remote_code)
+    packed = packing.use(model, spec.max_length, half="bfloat16" in (spec.autocast, spec.weights_dtype))
     watch = runs.Watch(lambda logged: _check(logged, spec), world)
     trainer = (_PartTrainer if world else PreferenceTrainer)(
         model=model,
         loss=spec.loss,
         batch_tokens=spec.batch_tokens,
+        packed=packed,
         args=arguments,
         train_dataset=_dataset(rows),
         processing_class=tokenizer,
