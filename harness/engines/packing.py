@@ -65,7 +65,8 @@ def attention(
         [1, tokens, heads, size], and no weights.
     """
     if query.is_cuda:
-        rows = (x[0].transpose(0, 1) for x in (query, key, value))
+        # Positions are turned in float32, which autocast would not undo here as it does for what PyTorch knows.
+        rows = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
         ends = (cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
         return varlen_attn(*rows, *ends, scale=scaling, **_CAUSAL)[None], None
     begins = cu_seq_lens_q.tolist()
