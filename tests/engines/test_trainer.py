@@ -32,6 +32,17 @@ def test_every_pair_is_in_one_group_and_no_group_is_too_large(lengths: list[int]
     assert longest == sorted(longest, reverse=True)
 
 
+@given(st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1, max_size=40), st.integers(1, 2000))
+def test_groups_without_padding_are_as_large_as_their_tokens(sides: list[tuple[int, int]], batch_tokens: int) -> None:
+    lengths, sizes = [max(pair) for pair in sides], [sum(pair) for pair in sides]
+    parts = split_by_length(lengths, batch_tokens, sizes)
+    assert sorted(place for part in parts for place in part) == list(range(len(sides)))
+    filled = [sum(sizes[i] for i in part) for part in parts]
+    assert all(len(part) == 1 or size <= batch_tokens for part, size in zip(parts, filled, strict=True))
+    for part, size in zip(parts[1:], filled, strict=False):
+        assert size + sizes[part[0]] > batch_tokens  # none was begun before the one before it was full
+
+
 @given(LENGTHS, st.integers(1, 2000), st.integers(0, 10))
 def test_groups_can_be_divided_into_any_number_up_to_the_pairs(lengths: list[int], tokens: int, more: int) -> None:
     parts = split_by_length(lengths, tokens)
