@@ -230,7 +230,8 @@ class TrainConfig:
     micro_batch: int
     """Pairs per forward pass; must divide global_batch. Without effect where batch_tokens is given."""
     batch_tokens: int | None
-    """Padded tokens per forward pass, at least one pair: a step's pairs are divided by length. None: by micro_batch."""
+    """Tokens per forward pass, padding included, at least one pair: a step's pairs are divided by length. None: by
+    micro_batch."""
     max_length: int
     """Prompt and response together are cut to this many tokens, keeping the start."""
     weights_dtype: Literal["float32", "bfloat16"]

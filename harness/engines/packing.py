@@ -69,13 +69,10 @@ def attention(
         rows = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
         ends = (cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
         return varlen_attn(*rows, *ends, scale=scaling, **_CAUSAL)[None], None
-    begins = cu_seq_lens_q.tolist()
-    parts = [
-        functional.scaled_dot_product_attention(
-            *(x[:, :, begin:end] for x in (query, key, value)), is_causal=True, scale=scaling, enable_gqa=True
-        )
-        for begin, end in pairwise(begins)
-    ]
+    parts = []
+    for begin, end in pairwise(cu_seq_lens_q.tolist()):
+        q, k, v = (x[:, :, begin:end] for x in (query, key, value))
+        parts.append(functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True))
     return torch.cat(parts, dim=2).transpose(1, 2), None
 
 

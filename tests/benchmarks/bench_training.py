@@ -127,6 +127,7 @@ def run(given: argparse.Namespace, work: Path) -> dict[str, Any]:
             def train(tuned: bool = tuned, name: str = name) -> Any:
                 trainer = stock(policy, pairs, spec, given.micro, work / name, tuned=tuned)
                 trainer.train()
+                trainer.save_model(str(work / name / "saved"))  # as ours does
                 return trainer
 
             trainer = measure(name, train)
