@@ -213,6 +213,8 @@ def main() -> int:
     given = parser.parse_args()
     print(f"{given.prompts} prompts x {given.n} responses of {given.median} tokens at the median")
     print(f"{'step':<21}{'rows':>10}{'seconds':>9}{'rows/s':>12}{'MB/s':>10}{'peak GB':>9}{'of it':>9}")
+    if given.folder is not None:
+        given.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         found = run(given, Path(name))
     scale = STUDY_PROMPTS / given.prompts
