@@ -279,6 +279,19 @@ def test_measures_are_those_of_the_pairs_not_of_their_mirror_images(one: Bench) 
     assert (turned["chosen_reward"], turned["rejected_reward"]) == (2.0, 9.0)
 
 
+def test_rows_that_a_boundary_took_are_measured_by_their_pairs_too(one: Bench) -> None:
+    """Mirror images would cancel every margin out."""
+    _, relabelled, _ = one.relabel()
+    outcome, rows = one.pairs(REWARDS, relabelled, "own")
+    counts = {"taken": len(rows), "kept": len(rows), "dropped": {}}
+    taken = one.shelf.put("pairs", {"pairs": (tables.GOAL_PAIRS, rows)}, rows=counts, content=outcome.content)
+    boundary = one.shelf.put("boundary", {}, measures={"stage": "injection"})
+    context = one.shelf.context("chosen", boundary=boundary, static=taken)
+    chosen = pairs.run(context, pairs.ChosenSpec(between=("static", "on_policy")))
+    assert chosen.measures["margin"] == pytest.approx(17 / 3)
+    assert outcome.measures.items() <= chosen.measures.items()
+
+
 def test_a_prompt_that_a_goal_makes_too_long_is_dropped_and_counted(
     one: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
