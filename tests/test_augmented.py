@@ -162,7 +162,15 @@ def test_a_model_that_was_imported_is_asked_without_a_goal() -> None:
         (["construction.ask=11"], r"^construction.ask: 11 is outside the scale of goals, 1 to 10"),
         (["construction.ask=0"], r"^construction.ask: 0 is outside the scale of goals, 1 to 10"),
         (["construction.ask=7.25"], r"^construction.ask: 7.25 has more decimals than construction.decimals=1"),
-        (["construction.ask=most"], r"^construction.ask: 'most' is not valid; choose one of max"),
+        (["construction.ask=most"], r"^construction.ask: 'most' is not valid; expected a number, or one of max$"),
+        (
+            ["construction@construction.pairs=ranking"],
+            r"^construction.pairs.name: 'ranking' is not valid; choose one of position, max_min, sweet_spot$",
+        ),
+        (
+            ["construction@construction.pairs=reward_augmented"],
+            r"^construction.pairs.name: 'reward_augmented' is not valid; choose one of position, max_min, sweet_spot$",
+        ),
         (["construction.constant=0.5"], r"^construction.constant: 0.5 is outside the scale of goals"),
         (["construction.decimals=4"], r"^construction.decimals: expected 0 to 3, got 4"),
         (["construction.scale.rule=given"], r"^construction.scale: low and high would do nothing with rule=given"),
