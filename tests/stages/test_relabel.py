@@ -339,10 +339,11 @@ def test_attributes_that_the_rewards_have_not_are_named(one: Bench) -> None:
         one.relabel(REWARDS, spec, "other", scored=_attributes(one, scores))
 
 
-def test_an_implicit_reward_is_beta_times_the_change(one: Bench) -> None:
-    """The two responses may stand the other way round in it: each is still at its own goal."""
-    changes = {("a", 0): 4.0, ("a", 1): 9.0, ("b", 0): 6.0, ("b", 1): 6.0, ("c", 0): 10.0, ("c", 1): 1.0}
-    table = [
+IMPLICIT = dataclasses.replace(SPEC, score="implicit", beta=0.1)
+
+
+def _changes(one: Bench, changes: Mapping[tuple[str, int], float], autocast: str = "none") -> Artifact:
+    rows = [
         {
             "prompt_id": p,
             "sample_index": i,
@@ -354,12 +355,31 @@ def test_an_implicit_reward_is_beta_times_the_change(one: Bench) -> None:
         }
         for (p, i), change in changes.items()
     ]
-    changed = one.shelf.put("change", {"changes": (tables.CHANGES, table)})
+    spec = {"dtype": "float32", "autocast": autocast}
+    return one.shelf.put("change", {"changes": (tables.CHANGES, rows)}, spec=spec)
+
+
+def test_an_implicit_reward_is_beta_times_the_change(one: Bench) -> None:
+    """The two responses may stand the other way round in it: each is still at its own goal."""
+    changes = {("a", 0): 4.0, ("a", 1): 9.0, ("b", 0): 6.0, ("b", 1): 6.0, ("c", 0): 10.0, ("c", 1): 1.0}
     scale = ScaleConfig(rule="range", low=0.1, high=1.0)
-    spec = dataclasses.replace(SPEC, score="implicit", beta=0.1, scale=scale)
-    outcome, rows, _ = one.relabel(REWARDS, spec, changes=changed)
+    spec = dataclasses.replace(IMPLICIT, scale=scale)
+    outcome, rows, _ = one.relabel(REWARDS, spec, changes=_changes(one, changes))
     assert adds_up(outcome.rows, 6, 4, equal_goal=2)
     assert [(r["chosen_index"], r["goal"]) for r in rows] == [(0, [4.0]), (1, [9.0]), (0, [10.0]), (1, [1.0])]
+
+
+@pytest.mark.parametrize(("step", "autocast"), [(0.0, "none"), (1e-4, "none"), (0.05, "bfloat16")])
+def test_no_goals_are_made_of_rounding(one: Bench, step: float, autocast: str) -> None:
+    """A model that has hardly moved has implicit rewards that tell responses apart by chance alone."""
+    responses = [(p, i) for p in REWARDS for i in (0, 1)]
+    hardly = _changes(one, {response: step * place for place, response in enumerate(responses)}, autocast)
+    message = r"^construction.score=implicit: .* hardly moved.* differ by .* nats .*; train longer \(train.epochs"
+    with pytest.raises(PrefsweepError, match=message):
+        one.relabel(REWARDS, IMPLICIT, changes=hardly)
+    moved = _changes(one, {response: 1.0 * place for place, response in enumerate(responses)}, autocast)
+    outcome, _, _ = one.relabel(REWARDS, IMPLICIT, "moved", changes=moved)
+    assert outcome.rows.kept == 6
 
 
 def test_a_response_with_two_scores_is_refused(one: Bench) -> None:
