@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from analysis.load import read_beside, read_settings
+from analysis.load import read_beside, read_nodes, read_settings
 from analysis.statistics import mean_interval
 from analysis.tables import markdown_safe, markdown_table
 from harness.stages.boundary import in_words
@@ -91,24 +91,32 @@ def load_boundaries(store: Path | str, sweep: str | None = None) -> pd.DataFrame
 
 
 def load_set_differences(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
-    """On-policy less static, paired by prompt: one row per pair of sets that stand beside one sweep, and measure.
+    """On-policy less static, paired by prompt: one row per measure and two sets of one policy and the same prompts.
 
     A difference of rewards of two kinds is none: `note` says so.
 
     Raises:
         StoreError: no store there, or no such sweep.
     """
-    sets: dict[str, dict[str, Artifact]] = {name: {} for name in SETS}
-    for _, name, artifact in _found(store, sweep, SETS):
-        sets[name][artifact.manifest.content_id] = artifact
+    whose, nodes = _policies(store, sweep), read_nodes(Store(Path(store)).check(), sweep)
+    sets: dict[str, dict[str, tuple[Artifact, str]]] = {name: {} for name in SETS}
+    for result, name, artifact in _found(store, sweep, SETS):
+        sets[name].setdefault(artifact.manifest.key, (artifact, whose[result]))
     rows = [
-        row
-        for own in sets["on_policy_set"].values()
-        for static in sets["static_set"].values()
+        {"policy": policy, **row}
+        for key, (own, policy) in sets["on_policy_set"].items()
+        for other, (static, _) in sets["static_set"].items()
+        if _candidates_of(nodes, key) == _candidates_of(nodes, other)
         for row in _differences(own, static)
     ]
-    columns = ["on_policy", "static", "measure", "difference", "low", "high", "prompts", "method", "note"]
+    columns = ["policy", "on_policy", "static", "measure", "difference", "low", "high", "prompts", "method", "note"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _candidates_of(nodes: Mapping[str, Mapping[str, Any]], key: str) -> set[tuple[str, ...]]:
+    """The policy and the prompts of a set of candidates, by the keys of their nodes."""
+    responses = [nodes[sampled] for sampled in nodes[key]["inputs"]["responses"]]
+    return {(*sampled["inputs"]["policy"], *sampled["uses"]["prompts"]) for sampled in responses}
 
 
 def _differences(own: Artifact, static: Artifact) -> Iterator[dict[str, Any]]:

@@ -104,6 +104,16 @@ def read_beside(store: Store, sweep: str | None = None) -> dict[str, Mapping[str
     return {key: point.get("beside", {}) for _, key, point in _each(store.root, sweep)}
 
 
+def read_nodes(store: Store, sweep: str | None = None) -> dict[str, Mapping[str, Any]]:
+    """Every recorded node of a sweep, or of all, by key; see `harness.record.Sweep.nodes`.
+
+    Raises:
+        StoreError: no such sweep.
+    """
+    recorded = {point["sweep"].name: point["sweep"] for _, _, point in _each(store.root, sweep)}
+    return {key: node for one in recorded.values() for key, node in one.nodes.items()}
+
+
 def read_settings(store: Store, sweep: str | None = None) -> dict[str, Mapping[str, Any]]:
     """What each result was made with, by dotted key.
 

@@ -158,8 +158,8 @@ def _implicit(context: Context, spec: Spec, scale: goals.ScaleConfig) -> _Scores
     if scale.rule == "quantiles" and len(finite) and (spread := float(np.ptp(finite))) < limit:
         raise PrefsweepError(
             "construction.score=implicit: the model that plain DPO trains on these pairs has hardly moved; its changes "
-            f"of log-probability differ by {spread:.2g} nats, and less than {limit:g} is rounding, of which no goal can "
-            "be made; train longer (train.epochs, train.max_steps, train.learning_rate), or set "
+            f"of log-probability differ by {spread:.2g} nats, and less than {limit:g} is rounding, of which no goal "
+            "can be made; train longer (train.epochs, train.max_steps, train.learning_rate), or set "
             "construction.score=reward"
         )
     return _scores(frame, spec.beta * change[:, None])

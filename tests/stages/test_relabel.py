@@ -374,7 +374,7 @@ def test_no_goals_are_made_of_rounding(one: Bench, step: float, autocast: str) -
     """A model that has hardly moved has implicit rewards that tell responses apart by chance alone."""
     responses = [(p, i) for p in REWARDS for i in (0, 1)]
     hardly = _changes(one, {response: step * place for place, response in enumerate(responses)}, autocast)
-    message = r"^construction.score=implicit: .* hardly moved.* differ by .* nats .*; train longer \(train.epochs"
+    message = r"^construction.score=implicit: .* hardly moved; .* differ by .* nats, .*; train longer \(train.epochs"
     with pytest.raises(PrefsweepError, match=message):
         one.relabel(REWARDS, IMPLICIT, changes=hardly)
     moved = _changes(one, {response: 1.0 * place for place, response in enumerate(responses)}, autocast)
