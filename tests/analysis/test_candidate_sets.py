@@ -1,13 +1,13 @@
 """Sets of candidates of a store made by hand: which of them are compared with which."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from analysis.candidate_sets import load_set_differences
+from analysis.candidate_sets import BOUNDARY, load_boundaries, load_set_differences
 from harness import tables
 from harness.stages.diversity import means
 from harness.store import write_json
@@ -47,9 +47,15 @@ class Desk:
     def _node(self, stage: str, inputs: dict[str, Any], uses: dict[str, Any]) -> dict[str, Any]:
         return {"stage": stage, "slug": "", "version": 1, "spec": {}, "inputs": inputs, "uses": uses}
 
-    def beside(self, result: str, policy: str, **sets: str) -> None:
+    def boundary(self, judge: str) -> str:
+        """What a boundary says; returns its key."""
+        said = {**dict.fromkeys(BOUNDARY[3:]), "on_share": 0.4, "stage": "injection", "label": judge}
+        return self._shelf.put("boundary", {}, measures=said).manifest.key
+
+    def beside(self, result: str, policy: str, earlier: Mapping[str, Any] | None = None, **sets: str) -> None:
         config = {"policy.name": policy, "rounds.path": None}
-        self._points[result] = {"config": config, "nodes": {}, "beside": sets, "command": ""}
+        given = {} if earlier is None else {"earlier": earlier}
+        self._points[result] = {"config": config, "nodes": {}, "beside": sets, "command": "", **given}
 
     def record(self) -> Path:
         said = {"written": 0.0, "command": "", "keep_weights": "all"}
@@ -90,3 +96,13 @@ def test_rewards_of_two_kinds_have_no_difference(desk: Desk) -> None:
     assert math.isnan(rows["reward"]["difference"])
     assert rows["reward"]["note"] == "scored by two rewards"
     assert rows["words"]["difference"] == pytest.approx(-2)
+
+
+def test_every_measurement_of_a_boundary_is_shown_the_last_first(desk: Desk) -> None:
+    """Another judge of a later command makes no other result, and takes nothing away."""
+    first, last = desk.boundary("one judge"), desk.boundary("another")
+    desk.beside("one", "p", {first: {"name": "boundary", "command": "earlier"}}, boundary=last)
+    frame = load_boundaries(desk.record())
+    assert frame["label"].tolist() == ["another", "one judge"]
+    assert frame["artifact"].tolist() == [last, first]
+    assert frame["result"].tolist() == ["one", "one"]
