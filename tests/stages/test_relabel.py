@@ -255,6 +255,7 @@ def test_one_constant_goal_is_plain_dpo_with_a_constant_prefix(bench: Bench) -> 
     _, plain = bench.pairs(rewards, None, "plain")
     assert len(rows) == len(plain) == 3
     (text,) = {row["goal_text"] for row in rows}
+    assert text == goals.goal_text(PUBLISHED, {"Overall": 10.0})
     for row, other in zip(rows, plain, strict=True):
         own = {"prompt_ids", "goal", "goal_text", "order", "ref_chosen_logp", "ref_rejected_logp"}
         assert {k: v for k, v in row.items() if k not in own} == {k: v for k, v in other.items() if k not in own}
