@@ -34,9 +34,9 @@ def read(kind: type[T], data: Any, path: str = "") -> T:
 
 def _check_kind(hints: Mapping[str, Any], data: Mapping[str, Any], path: str) -> None:
     """Refuse a group of another kind by its kind: its further keys are only what follows from that."""
-    for name in data.keys() & hints.keys():
-        if typing.get_origin(hints[name]) is Literal:
-            _value(hints[name], data[name], _join(path, name))
+    for name, hint in hints.items():
+        if name in data and typing.get_origin(hint) is Literal:
+            _value(hint, data[name], _join(path, name))
 
 
 @lru_cache(maxsize=64)
