@@ -5,13 +5,13 @@ What a measure means is defined in docs/static-data.md.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
 
-from analysis.load import read_beside, read_settings
+from analysis.load import read_beside, read_measured, read_nodes, read_settings
 from analysis.statistics import mean_interval
 from analysis.tables import markdown_safe, markdown_table
 from harness.stages.boundary import in_words
@@ -55,7 +55,7 @@ def load_candidate_sets(store: Path | str, sweep: str | None = None) -> pd.DataF
         StoreError: no store there, or no such sweep.
     """
     rows, whose = [], _policies(store, sweep)
-    for result, name, artifact in _found(store, sweep, SETS):
+    for result, name, artifact in _found(store, sweep):
         said = artifact.manifest.measures
         measures = {f"{measure}{end}": said[f"{measure}{end}"] for measure in MEASURES for end in ("", "_low", "_high")}
         rows.append(
@@ -76,39 +76,49 @@ def load_candidate_sets(store: Path | str, sweep: str | None = None) -> pd.DataF
 
 
 def load_boundaries(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
-    """One row per result whose policy was compared with the static candidates.
+    """One row per result whose policy was compared with the static candidates, and measurement of it, the last first.
 
     Raises:
         StoreError: no store there, or no such sweep.
     """
-    whose = _policies(store, sweep)
+    opened, whose = Store(Path(store)).check(), _policies(store, sweep)
     rows = [
         {"result": result, "policy": whose[result], "artifact": artifact.manifest.content_id}
         | {name: artifact.manifest.measures[name] for name in BOUNDARY[3:]}
-        for result, _, artifact in _found(store, sweep, ("boundary",))
+        for result, keys in read_measured(opened, "boundary", sweep).items()
+        for key in keys
+        if (artifact := opened.find("boundary", key)) is not None
     ]
     return pd.DataFrame(rows, columns=list(BOUNDARY))
 
 
 def load_set_differences(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
-    """On-policy less static, paired by prompt: one row per pair of sets that stand beside one sweep, and measure.
+    """On-policy less static, paired by prompt: one row per measure and two sets of one policy and the same prompts.
 
     A difference of rewards of two kinds is none: `note` says so.
 
     Raises:
         StoreError: no store there, or no such sweep.
     """
-    sets: dict[str, dict[str, Artifact]] = {name: {} for name in SETS}
-    for _, name, artifact in _found(store, sweep, SETS):
-        sets[name][artifact.manifest.content_id] = artifact
+    whose, nodes = _policies(store, sweep), read_nodes(Store(Path(store)).check(), sweep)
+    sets: dict[str, dict[str, tuple[Artifact, str]]] = {name: {} for name in SETS}
+    for result, name, artifact in _found(store, sweep):
+        sets[name].setdefault(artifact.manifest.key, (artifact, whose[result]))
     rows = [
-        row
-        for own in sets["on_policy_set"].values()
-        for static in sets["static_set"].values()
+        {"policy": policy, **row}
+        for key, (own, policy) in sets["on_policy_set"].items()
+        for other, (static, _) in sets["static_set"].items()
+        if _candidates_of(nodes, key) == _candidates_of(nodes, other)
         for row in _differences(own, static)
     ]
-    columns = ["on_policy", "static", "measure", "difference", "low", "high", "prompts", "method", "note"]
+    columns = ["policy", "on_policy", "static", "measure", "difference", "low", "high", "prompts", "method", "note"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _candidates_of(nodes: Mapping[str, Mapping[str, Any]], key: str) -> set[tuple[str, ...]]:
+    """The policy and the prompts of a set of candidates, by the keys of their nodes."""
+    responses = [nodes[sampled] for sampled in nodes[key]["inputs"]["responses"]]
+    return {(*sampled["inputs"]["policy"], *sampled["uses"]["prompts"]) for sampled in responses}
 
 
 def _differences(own: Artifact, static: Artifact) -> Iterator[dict[str, Any]]:
@@ -132,15 +142,12 @@ def _differences(own: Artifact, static: Artifact) -> Iterator[dict[str, Any]]:
         }
 
 
-def _found(
-    store: Path | str, sweep: str | None, names: Sequence[str] | Mapping[str, str]
-) -> Iterator[tuple[str, str, Artifact]]:
-    """Result, name and artifact of what stands beside results under these names, as far as it is there."""
+def _found(store: Path | str, sweep: str | None) -> Iterator[tuple[str, str, Artifact]]:
+    """Result, name and artifact of the sets that stand beside results, as far as they are there."""
     opened = Store(Path(store)).check()
     for result, beside in read_beside(opened, sweep).items():
-        for name in names:
-            stage = "boundary" if name == "boundary" else "diversity"
-            if name in beside and (artifact := opened.find(stage, beside[name])) is not None:
+        for name in SETS:
+            if name in beside and (artifact := opened.find("diversity", beside[name])) is not None:
                 yield result, name, artifact
 
 

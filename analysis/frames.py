@@ -19,7 +19,7 @@ from scipy import stats
 from analysis import schema
 from analysis.statistics import mean_interval
 from analysis.stores import Points, Stores, ancestry, points_of
-from harness import choice, cost
+from harness import choice, cost, record
 from harness.errors import ConfigError
 from harness.plan import STAGES
 from harness.selection import pick
@@ -163,7 +163,7 @@ def _users(points: Points) -> tuple[Counter[str], dict[str, str]]:
     stages: dict[str, str] = {}
     known: dict[str, frozenset[str]] = {}
     for point in points.values():
-        keys = ancestry(point["sweep"], [*point["nodes"].values(), *point.get("beside", {}).values()], known)
+        keys = ancestry(point["sweep"], [*point["nodes"].values(), *record.beside(point)], known)
         users.update(keys)
         stages |= {key: point["sweep"].nodes[key]["stage"] for key in keys if key not in stages}
     return users, stages

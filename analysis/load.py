@@ -13,7 +13,7 @@ from analysis import answers, schema
 from analysis.comparability import comparable_facts
 from analysis.parallel import each
 from analysis.stores import Stores, ancestry, points_of
-from harness import cost
+from harness import cost, record
 from harness.judges.models import SELECTED
 from harness.keys import digest
 from harness.stages.pairs import why_empty
@@ -102,6 +102,25 @@ def read_beside(store: Store, sweep: str | None = None) -> dict[str, Mapping[str
         StoreError: no such sweep.
     """
     return {key: point.get("beside", {}) for _, key, point in _each(store.root, sweep)}
+
+
+def read_measured(store: Store, name: str, sweep: str | None = None) -> dict[str, list[str]]:
+    """Keys of all that commands wanted beside each result under one name, the last first; see `harness.record.beside`.
+
+    Raises:
+        StoreError: no such sweep.
+    """
+    return {key: record.beside(point, name) for _, key, point in _each(store.root, sweep)}
+
+
+def read_nodes(store: Store, sweep: str | None = None) -> dict[str, Mapping[str, Any]]:
+    """Every recorded node of a sweep, or of all, by key; see `harness.record.Sweep.nodes`.
+
+    Raises:
+        StoreError: no such sweep.
+    """
+    recorded = {point["sweep"].name: point["sweep"] for _, _, point in _each(store.root, sweep)}
+    return {key: node for one in recorded.values() for key, node in one.nodes.items()}
 
 
 def read_settings(store: Store, sweep: str | None = None) -> dict[str, Mapping[str, Any]]:

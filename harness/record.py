@@ -32,7 +32,8 @@ class Sweep:
     points: Mapping[str, Mapping[str, Any]]
     """By the hash of their settings: `config`, every setting that the point uses under its dotted name, and `nodes`,
     the keys of its own nodes by stage; `beside`, those of what stands beside its win rate, by name (records of
-    earlier versions have none); and `command`, which asked for it last."""
+    earlier versions have none); `command`, which asked for it last; and where earlier commands wanted what that one
+    does not, `earlier`: by key its `name` and the `command` that did."""
     nodes: Mapping[str, Mapping[str, Any]]
     """By key: `stage`, `slug`, `version`, `spec`, and `inputs` and `uses`, lists of keys by name."""
 
@@ -68,11 +69,29 @@ class Sweep:
         """The commands that make any of these nodes, each once."""
         wanted, needed = set(keys), dict[str, None]()
         for point in self.points.values():
-            if point["command"] not in needed:
-                own = {*point["nodes"].values(), *point.get("beside", {}).values()}
-                if not wanted.isdisjoint(own.union(*map(self.ancestors, own))):
-                    needed[point["command"]] = None
+            for command, own in _asked(point):
+                if command not in needed and not wanted.isdisjoint(own.union(*map(self.ancestors, own))):
+                    needed[command] = None
         return list(needed)
+
+
+def beside(point: Mapping[str, Any], name: str | None = None) -> list[str]:
+    """Keys of all that any command wanted beside a recorded point, or of what it wanted under a name, the last first.
+
+    Another boundary, or another number of responses, is another node under the same name.
+    """
+    now: Mapping[str, str] = point.get("beside", {})
+    before: Mapping[str, Mapping[str, str]] = point.get("earlier", {})
+    found = [(own, key) for own, key in now.items()] + [(said["name"], key) for key, said in before.items()]
+    return list(dict.fromkeys(key for own, key in found if name in (None, own)))
+
+
+def _asked(point: Mapping[str, Any]) -> Iterator[tuple[str, set[str]]]:
+    """The commands that asked for a recorded point, each with the keys of the point's nodes that it makes."""
+    earlier: Mapping[str, Mapping[str, str]] = point.get("earlier", {})
+    yield point["command"], {*point["nodes"].values(), *point.get("beside", {}).values()} - earlier.keys()
+    for key, said in earlier.items():
+        yield said["command"], {key}
 
 
 def write(plan: Plan, name: str, command: str, store: Store, keep_weights: KeepWeights = "all") -> int:
@@ -96,25 +115,34 @@ def write(plan: Plan, name: str, command: str, store: Store, keep_weights: KeepW
     with store.lock(f"sweep-{name}"):
         if name in names(store):
             earlier = read(store, name)
-            for key, point in points.items():  # what an earlier command wanted beside a point stays wanted
-                point["beside"] = {**earlier.points.get(key, {}).get("beside", {}), **point["beside"]}
-            points = {**_others(earlier.points, points), **points}
+            points = {**_left(earlier.points, points), **points}
             nodes = {**dict(earlier.nodes), **nodes}
         written = {"written": time.time(), "command": command, "keep_weights": keep_weights}
         write_json(store.root / "sweeps" / f"{name}.json", {**written, "points": points, "nodes": nodes})
     return len(points)
 
 
-def _others(earlier: Mapping[str, Any], points: Mapping[str, Any]) -> dict[str, Any]:
-    """Earlier points without those that are asked for again, if under settings that had not all been there yet."""
-    again: dict[str, list[Mapping[str, Any]]] = {}
+def _left(earlier: Mapping[str, Any], points: Mapping[str, Any]) -> dict[str, Any]:
+    """Earlier points that are not asked for again; those that are hand on what was wanted beside them.
+
+    A point of the same work is the same if its settings are among the later one's, which may not all have been there.
+    """
+    again: dict[str, list[dict[str, Any]]] = {}
     for point in points.values():
-        again.setdefault(digest(point["nodes"]), []).append(point["config"])
-    return {
-        key: point
-        for key, point in earlier.items()
-        if not any(point["config"].items() <= config.items() for config in again.get(digest(point["nodes"]), ()))
-    }
+        again.setdefault(digest(point["nodes"]), []).append(point)
+    own = {id(point): set(point["beside"].values()) for point in points.values()}
+    left = {}
+    for key, before in earlier.items():
+        alike = (p for p in again.get(digest(before["nodes"]), ()) if before["config"].items() <= p["config"].items())
+        if (now := points.get(key) or next(alike, None)) is None:
+            left[key] = before
+            continue
+        names = before.get("beside", {}).items()
+        wanted = {key: {"name": name, "command": before["command"]} for name, key in names} | before.get("earlier", {})
+        now["beside"] = {**before.get("beside", {}), **now["beside"]}
+        if wanted := {key: said for key, said in wanted.items() if key not in own[id(now)]}:
+            now["earlier"] = {**now.get("earlier", {}), **wanted}
+    return left
 
 
 def _point(point: Point) -> dict[str, Any]:

@@ -10,14 +10,16 @@ from transformers import AutoTokenizer
 from analysis.__main__ import main as analyse
 from analysis.load import load_results
 from analysis.unlearning import load_changes
-from harness import app
+from harness import app, imports
 from harness.errors import ConfigError
 from harness.exports import preference_rows
 from harness.plan import Node, Plan, make_plan
 from harness.plan.cells import asked_of
 from harness.prompts import prompt_id
 from harness.store import Artifact, Store
+from tests.artifacts import quiet
 from tests.configs import composed, point
+from tests.test_candidates import completion
 
 AUGMENTED = "construction=reward_augmented"
 CONSTANT = (AUGMENTED, "construction.constant=10")
@@ -162,7 +164,15 @@ def test_a_model_that_was_imported_is_asked_without_a_goal() -> None:
         (["construction.ask=11"], r"^construction.ask: 11 is outside the scale of goals, 1 to 10"),
         (["construction.ask=0"], r"^construction.ask: 0 is outside the scale of goals, 1 to 10"),
         (["construction.ask=7.25"], r"^construction.ask: 7.25 has more decimals than construction.decimals=1"),
-        (["construction.ask=most"], r"^construction.ask: 'most' is not valid; choose one of max"),
+        (["construction.ask=most"], r"^construction.ask: 'most' is not valid; expected a number, or one of max$"),
+        (
+            ["construction@construction.pairs=ranking"],
+            r"^construction.pairs.name: 'ranking' is not valid; choose one of position, max_min, sweet_spot$",
+        ),
+        (
+            ["construction@construction.pairs=reward_augmented"],
+            r"^construction.pairs.name: 'reward_augmented' is not valid; choose one of position, max_min, sweet_spot$",
+        ),
         (["construction.constant=0.5"], r"^construction.constant: 0.5 is outside the scale of goals"),
         (["construction.decimals=4"], r"^construction.decimals: expected 0 to 3, got 4"),
         (["construction.scale.rule=given"], r"^construction.scale: low and high would do nothing with rule=given"),
@@ -214,6 +224,43 @@ def test_bad_settings_are_refused(overrides: list[str], message: str) -> None:
 def test_attributes_that_no_stage_gives_are_refused_before_any_work(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=rf"^construction.attributes: .*{message}"):
         make_plan([point(AUGMENTED, "construction.attributes=[funny]", *overrides)])
+
+
+def test_attributes_that_static_data_have_not_are_refused_before_any_work(tmp_path: Path) -> None:
+    static = (AUGMENTED, "construction@construction.pairs=static", "candidates.rewards=data")
+    with pytest.raises(
+        ConfigError, match=r"^construction.attributes: the static data have no 'funny'; candidates.rewards"
+    ):
+        make_plan([point(*static, "construction.attributes=[funny]")])
+    path = tmp_path / "flan.jsonl"
+    completions = [completion("Four.", 9.0), completion("Five.", 2.0)]
+    path.write_text(json.dumps({"source": "flan", "instruction": "Two and two?", "completions": completions}) + "\n")
+    published = [f"{group}=ultrafeedback" for group in ("prompts", "candidates")]
+    published += [f"{group}.path={path}" for group in ("prompts", "candidates")]
+    with pytest.raises(ConfigError, match=r"'funny'; they have instruction_following, honesty, truthfulness, helpful"):
+        make_plan([point(*static, *published, "construction.attributes=[honesty,funny]")])
+    assert make_plan([point(*static, *published, "construction.attributes=[honesty]")]).count()["relabel"] == 1
+
+
+@pytest.mark.parametrize(
+    ("further", "message"),
+    [
+        (
+            {},
+            r"the imported rewards 'mine' have no 'funny'; the stage score gives some with reward=embedded or armorm$",
+        ),
+        ({"attribute_brief": 1.0}, r"the imported rewards 'mine' have no 'funny'; they have brief$"),
+    ],
+)
+def test_attributes_that_were_not_imported_are_refused_before_any_work(
+    tmp_path: Path, further: dict[str, float], message: str
+) -> None:
+    store, path = Store(tmp_path / "store").prepare(), tmp_path / "rewards.jsonl"
+    path.write_text(json.dumps({"prompt": "Why?", "sample_index": 0, "reward": 1.0, **further}) + "\n")
+    imports.bring(store, "rewards", path, "mine", quiet())
+    imported = ("reward=imported", "reward.imported=mine")
+    with pytest.raises(ConfigError, match=rf"^construction.attributes: {message}"):
+        make_plan([point(AUGMENTED, "construction.attributes=[funny]", *imported)], store)
 
 
 def small(policy: Path, store: Path) -> list[str]:

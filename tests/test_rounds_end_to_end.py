@@ -16,6 +16,7 @@ from analysis.load import load_results
 from analysis.rounds import rounds
 from analysis.schema import plain
 from harness.store import Store
+from tests.processes import MARK, mark_checkpoints
 
 SETTINGS = [
     "policy=local",
@@ -31,7 +32,7 @@ SETTINGS = [
     "evaluate.max_new_tokens=4",
     "train=lora",
     "train.learning_rate=1e-2",
-    "train.epochs=2",
+    "train.epochs=6",
     "train.save_steps=1",
     "train.global_batch=2",
     "train.micro_batch=2",
@@ -47,16 +48,17 @@ def command(store: Path, policy: Path) -> list[str]:
 
 
 def kill_in_round_two(store: Path, policy: Path) -> None:
-    """kill -9 as soon as the second training has written a checkpoint."""
+    """kill -9 as soon as the second training has written a checkpoint, which is marked."""
     given = command(store, policy)
     with subprocess.Popen(given, stderr=subprocess.DEVNULL, cwd=store.parent, start_new_session=True) as process:
         deadline = time.monotonic() + 300
         while process.poll() is None and time.monotonic() < deadline:
-            if list(store.glob("train/*")) and any((store / "work").glob("*/*/checkpoints/*")):
+            if list(store.glob("train/*")) and any((store / "work").glob("*/*/checkpoints/*/whole")):
                 break
             time.sleep(0.01)
         assert process.poll() is None
         os.killpg(process.pid, signal.SIGKILL)
+    assert mark_checkpoints(store / "work")
 
 
 def manifests(store: Path, stage: str) -> list[dict[str, Any]]:
@@ -83,6 +85,16 @@ def test_the_first_round_is_the_plain_pipeline_and_every_round_a_result(finished
     assert results["rounds.path"].map(plain).tolist() == ["", "on_policy > on_policy"]
     assert len(manifests(finished, "train")) == 2
     assert results["kl"].is_monotonic_increasing  # from the start, further away with every round
+
+
+def test_no_step_is_done_again_that_a_checkpoint_holds(finished: Path) -> None:
+    first, second = sorted(
+        (pd.read_parquet(path) for path in finished.glob("train/*/training.parquet")),
+        key=lambda history: bool(history["grad_norm"].iloc[0] == MARK),
+    )
+    assert first["grad_norm"].max() < MARK == second["grad_norm"].iloc[0]
+    assert first["step"].tolist() == list(range(1, len(first) + 1))
+    assert second["step"].tolist() == list(range(1, len(second) + 1))
 
 
 def test_the_second_round_has_a_pool_of_its_own_from_the_first_ones_model(finished: Path) -> None:

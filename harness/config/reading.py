@@ -24,11 +24,19 @@ def read(kind: type[T], data: Any, path: str = "") -> T:
     hints = _hints(typing.cast("type", kind))  # mypy does not know that type[T] can be hashed
     unknown = sorted(set(map(str, data)) - set(hints))
     if unknown:
+        _check_kind(hints, data, path)
         raise ConfigError(f"{_join(path, unknown[0])}: unknown key; valid keys are {', '.join(sorted(hints))}")
     missing = sorted(set(hints) - set(data) - _came_later(typing.cast("type", kind)))
     if missing:
         raise ConfigError(f"{_join(path, missing[0])}: missing")
     return kind(**{name: _value(hints[name], data[name], _join(path, name)) for name in hints if name in data})
+
+
+def _check_kind(hints: Mapping[str, Any], data: Mapping[str, Any], path: str) -> None:
+    """Refuse a group of another kind by its kind: its further keys are only what follows from that."""
+    for name, hint in hints.items():
+        if name in data and typing.get_origin(hint) is Literal:
+            _value(hint, data[name], _join(path, name))
 
 
 @lru_cache(maxsize=64)
@@ -93,7 +101,10 @@ def _meant(kinds: Sequence[Any], value: Any, path: str) -> Any:
         return kinds[0]
     if not all(map(dataclasses.is_dataclass, kinds)):  # a number, or one of a few words
         words = [kind for kind in kinds if typing.get_origin(kind) is Literal]
-        return words[0] if isinstance(value, str) else next(kind for kind in kinds if kind not in words)
+        other = next(kind for kind in kinds if kind not in words)
+        if isinstance(value, str) and value not in (choices := typing.get_args(words[0])):
+            raise ConfigError(f"{path}: {value!r} is not valid; expected a number, or one of {', '.join(choices)}")
+        return words[0] if isinstance(value, str) else other
     hints = {kind: _hints(kind) for kind in kinds}
     given = set(value) if isinstance(value, Mapping) else set()
     listed = (n for n in hints[kinds[0]] if all(typing.get_origin(h.get(n)) is Literal for h in hints.values()))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from datasets import Dataset, disable_progress_bars
 from jinja2.exceptions import TemplateError
+from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
@@ -40,6 +41,17 @@ _COLUMNS = {
 
 _LEAK = 1e-3
 """Largest change of a logit, as a share of the largest, that packing a conversation behind another may make."""
+
+
+class _CountsOn(TrainerCallback):  # type: ignore[misc]
+    """Goes on counting tokens where a checkpoint has stopped, which holds no count that TRL would read."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        counted = [entry[_COLUMNS["tokens"]] for entry in state.log_history if _COLUMNS["tokens"] in entry]
+        self._trainer._total_train_tokens = counted[-1] if counted else 0
 
 
 class _ShareTrainer(TokenShare, SFTTrainer):  # type: ignore[misc]
@@ -86,6 +98,7 @@ def train(
         processing_class=tokenizer,
         callbacks=[watch],
     )
+    trainer.add_callback(_CountsOn(trainer))
     history = [_figures(entry) for entry in runs.run(trainer, watch, checkpoints, reporter, label)]
     runs.save(trainer, tokenizer, spec.save_dtype, work / "weights", world)
     runs.clear(checkpoints, world)

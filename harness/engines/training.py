@@ -11,16 +11,12 @@ from trl import DPOConfig
 
 from harness import losses
 from harness.engines import models, packing, runs
+from harness.engines.logprobs import rounding
 from harness.engines.runs import TrainingError
 from harness.engines.sharding import Part, gathered_weights
 from harness.engines.trainer import INITIAL, PreferenceTrainer
 from harness.progress import Reporter
 from harness.world import World
-
-FIRST_CHANGE = {"float32": 1e-3, "bfloat16": 0.5}
-"""Largest change of a log-probability, in nats per response, at the first step, by the coarsest type of weights and
-computation: from the reference, or from the policy that training starts from where that is another model. Before the
-first update nothing has changed, and what is left is rounding. At beta = 0.1 the float32 limit is a margin of 1e-4."""
 
 _COLUMNS = {
     "loss": "loss",
@@ -184,8 +180,7 @@ def _check(entry: Mapping[str, Any], spec: Any) -> None:
 
 def _check_first(entry: Mapping[str, Any], row: dict[str, Any], spec: Any) -> None:
     """Rows and the log-probabilities that were computed for them belong together."""
-    coarse = "bfloat16" in (spec.weights_dtype, spec.autocast)
-    limit = FIRST_CHANGE["bfloat16" if coarse else "float32"]
+    limit = rounding(spec.weights_dtype, spec.autocast)  # before the first update nothing else has changed
     if INITIAL[0] in entry:  # the reference is another model, from which a mean says nothing of single rows
         sides = zip(("chosen_logp", "rejected_logp"), INITIAL, strict=True)
         change, other = max(abs(row[name] - entry[initial]) for name, initial in sides), "the round before"

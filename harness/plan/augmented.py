@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from harness import candidates as static_data
 from harness import goals
 from harness.config import Config, RewardAugmentedConfig
 from harness.errors import ConfigError
@@ -21,7 +22,7 @@ class AugmentedCells(Cells):
         construction = config.construction
         if not isinstance(construction, RewardAugmentedConfig):
             return super().rows(config, policy, reference)
-        check_attributes(config, construction)
+        self.check_attributes(config, construction)
         ((sampled, scored),) = self.sets(config, policy)
         picks = self.select(config, scored, sampled)
         relabelled = self.relabel(config, construction, policy, picks, sampled, scored)
@@ -38,6 +39,30 @@ class AugmentedCells(Cells):
             spec=pairs.Spec(chosen=high, rejected=low),
             inputs={"picks": (picks,), "relabelled": (relabelled,), "reference": (logps,)},
         )
+
+    def check_attributes(self, config: Config, construction: RewardAugmentedConfig) -> None:
+        """Refuse attributes that no score of the responses will have.
+
+        Raises:
+            ConfigError: names the attribute, those that there are, and the stage that would give others.
+        """
+        reward = config.reward
+        if construction.pairs.static_share and config.candidates.rewards == "data":
+            what, valid = "the static data have no {}", static_data.attributes_of(config.candidates.layout)
+            there, other = "they have", "candidates.rewards=score has the stage score give them those of the reward"
+        elif not isinstance(reward, ModelRewardConfig) and reward.imported is not None:
+            self.imported("rewards", reward.imported, "reward.imported")
+            what, there = f"the imported rewards {reward.imported!r} have no {{}}", "they have"
+            valid = tuple(self.brought["rewards", reward.imported].manifest.measures["attributes"])
+            other = "the stage score gives some with reward=embedded or armorm"
+        else:
+            what, there = f"the stage score gives no {{}} with reward.engine={reward.engine}", "this reward has"
+            valid = reward.objectives if isinstance(reward, ModelRewardConfig) else score.ATTRIBUTES[reward.engine]
+            other = "reward=embedded or armorm has some"
+        for name in construction.attributes:
+            if name not in valid:
+                choices = f"{there} {', '.join(valid)}" if valid else other
+                raise ConfigError(f"construction.attributes: {what.format(repr(name))}; {choices}")
 
     def relabel(
         self,
@@ -143,22 +168,3 @@ def change_spec(config: Config, samples: int | None, asked: goals.Asked | None) 
         batch_tokens=given.batch_tokens,
         trust_remote_code=given.trust_remote_code,
     )
-
-
-def check_attributes(config: Config, construction: RewardAugmentedConfig) -> None:
-    """Refuse attributes that the reward will not have; of imported rewards this shows when they are read.
-
-    Raises:
-        ConfigError: names the attribute, those that there are, or which rewards have any.
-    """
-    reward = config.reward
-    if reward.engine == "imported" or (construction.pairs.static_share and config.candidates.rewards == "data"):
-        return
-    valid = reward.objectives if isinstance(reward, ModelRewardConfig) else score.ATTRIBUTES[reward.engine]
-    for name in construction.attributes:
-        if name not in valid:
-            choices = f"this reward has {', '.join(valid)}" if valid else "reward=embedded or armorm has some"
-            raise ConfigError(
-                f"construction.attributes: the stage score gives no {name!r} with reward.engine={reward.engine}; "
-                f"{choices}"
-            )

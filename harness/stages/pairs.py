@@ -10,10 +10,10 @@ import pyarrow as pa
 from harness import tables
 from harness.candidates import is_static
 from harness.choice import BOUNDARY, branch_of
-from harness.keys import ADDED, digest, digest_with_rows
+from harness.keys import ADDED, digest_with_rows
 from harness.stages import Context, Outcome
 from harness.stages.select import nth
-from harness.store import Artifact, Rows
+from harness.store import Artifact, Rows, Store
 
 VERSION = 1
 
@@ -144,19 +144,25 @@ def _take(context: Context, spec: ChosenSpec) -> Outcome:
     if common is not None:
         kept = table.filter(pa.array([i in common for i in table.column("prompt_id").to_pylist()], pa.bool_()))
     tables.write(kept, context.work / "pairs.parquet")
-    rows, left_out = taken.manifest.rows, table.num_rows - kept.num_rows
+    rows, left_out, own = taken.manifest.rows, table.num_rows - kept.num_rows, kept.to_pylist()
     dropped = {**rows["dropped"], **({"not_common": left_out} if left_out else {})}
     said = {name: boundary.manifest.measures.get(name) for name in ("on_share", "low", "high", "stage")}
     return Outcome(
         rows=Rows(taken=rows["taken"], kept=kept.num_rows, dropped=dropped),
-        measures={**_measures(kept.to_pylist()), "data": data, **{f"boundary_{n}": value for n, value in said.items()}},
+        measures={**_measures(own), "data": data, **{f"boundary_{n}": value for n, value in said.items()}},
         # As if the data had been named: what is trained on these rows is the same experiment.
-        content=taken.manifest.content_id if not left_out else digest({"of": taken.manifest.content_id, **_ids(kept)}),
+        content=_content_of_fewer(context, taken, own) if left_out else taken.manifest.content_id,
     )
 
 
-def _ids(rows: pa.Table) -> dict[str, Any]:
-    return {name: rows.column(name).to_pylist() for name in ("prompt_id", "chosen_ids", "rejected_ids")}
+def _content_of_fewer(context: Context, taken: Artifact, rows: list[dict[str, Any]]) -> str | None:
+    """What the content of fewer rows would be had the stage that made them left the others out itself.
+
+    None where the log-probabilities that they were made from have left the store: equal rows are then trained again.
+    """
+    (reference,) = taken.manifest.inputs["reference"]
+    found = Store(context.store).find("reference", reference)
+    return None if found is None else _content(rows, found)
 
 
 def _of_source(artifacts: tuple[Artifact, ...], name: str, spec: Spec) -> list[dict[str, Any]]:
@@ -206,12 +212,9 @@ def _under_goals(context: Context, spec: Spec) -> Outcome:
             chosen, rejected = (picks[prompt_id, index] for index in indices)
             rows.append({**_row(chosen, rejected, texts), **{name: r[name] for name in ("goal", "goal_text", "order")}})
     tables.write(tables.build(tables.GOAL_PAIRS, rows), context.work / "pairs.parquet")
-    # What positions, lengths and margins a cell has is that of its pairs, each once, not of their mirror images.
-    kept = [r for r in rows if r["order"] == KEPT]
-    prompts = {"prompts": len({r["prompt_id"] for r in rows})}
     return Outcome(
         rows=Rows(taken=len(relabelled), kept=len(rows), dropped=dict(dropped)),
-        measures={**_measures(kept), **prompts} if rows else {},
+        measures=_measures(rows),
         content=_content(rows, context.input("reference")),
     )
 
@@ -286,6 +289,16 @@ def _row(chosen: dict[str, Any], rejected: dict[str, Any], texts: list[Any]) -> 
 
 
 def _measures(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    if not rows:
+        return {}
+    if "order" in rows[0]:
+        # What positions, lengths and margins a cell has is that of its pairs, each once, not of their mirror images.
+        kept = [row for row in rows if row["order"] == KEPT]
+        return {**_measures_of_pairs(kept), "prompts": len({row["prompt_id"] for row in rows})}
+    return _measures_of_pairs(rows)
+
+
+def _measures_of_pairs(rows: list[dict[str, Any]]) -> dict[str, Any]:
     if not rows:
         return {}
     mean = {

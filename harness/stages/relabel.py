@@ -105,7 +105,7 @@ def _goals(
     if spec.constant is not None:
         return dict.fromkeys(picked, [spec.constant] * len(names)), {}
     assert spec.scale is not None
-    scores = _implicit(context, spec) if spec.score == "implicit" else _rewards(context, spec)
+    scores = _implicit(context, spec, spec.scale) if spec.score == "implicit" else _rewards(context, spec)
     bounds = [goals.bounds_of(scores.pool[:, i], spec.scale, name) for i, name in enumerate(names)]
     made: dict[tuple[str, int], list[float] | None] = {}
     for response in picked:
@@ -141,11 +141,27 @@ def _rewards(context: Context, spec: Spec) -> _Scores:
     return _scores(frame, frame[columns].to_numpy(np.float64))
 
 
-def _implicit(context: Context, spec: Spec) -> _Scores:
-    """Implicit rewards of the picks: beta (log p - log p of the policy)."""
-    frame = context.input("changes").table("changes").to_pandas()
+def _implicit(context: Context, spec: Spec, scale: goals.ScaleConfig) -> _Scores:
+    """Implicit rewards of the picks: beta (log p - log p of the policy).
+
+    Raises:
+        PrefsweepError: the changes are those of rounding, so that goals would be drawn by it.
+    """
+    from harness.engines.logprobs import rounding
+
+    changes = context.input("changes")
+    frame = changes.table("changes").to_pandas()
     assert spec.beta is not None
     change = frame["model_logp"].to_numpy(np.float64) - frame["policy_logp"].to_numpy(np.float64)
+    finite, computed = change[np.isfinite(change)], changes.manifest.spec
+    limit = rounding(computed["dtype"], computed["autocast"])
+    if scale.rule == "quantiles" and len(finite) and (spread := float(np.ptp(finite))) < limit:
+        raise PrefsweepError(
+            "construction.score=implicit: the model that plain DPO trains on these pairs has hardly moved; its changes "
+            f"of log-probability differ by {spread:.2g} nats, and less than {limit:g} is rounding, of which no goal "
+            "can be made; train longer (train.epochs, train.max_steps, train.learning_rate), or set "
+            "construction.score=reward"
+        )
     return _scores(frame, spec.beta * change[:, None])
 
 

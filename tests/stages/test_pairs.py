@@ -1,5 +1,7 @@
 """The pairs stage: each reason to drop a row, the accounting, and the hash of what training sees."""
 
+import dataclasses
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -286,7 +288,8 @@ def chosen_by(shelf: Shelf, stage: str | None, name: str, **others: Any) -> tupl
         outcome, context = make(shelf, picks, [row for p in prompts for row in two(p)], f"{name}-{data}")
         rows = (tables.PAIRS, written(context, "pairs"))
         facts = {"taken": outcome.rows.taken, "kept": outcome.rows.kept, "dropped": dict(outcome.rows.dropped)}
-        branches[data] = shelf.put("pairs", {"pairs": rows}, content=outcome.content, rows=facts)
+        inputs = {"reference": [context.input("reference").manifest.key]}
+        branches[data] = shelf.put("pairs", {"pairs": rows}, content=outcome.content, rows=facts, inputs=inputs)
     context = shelf.context(name, boundary=shelf.put("judge", {}, measures=measures), **branches, **others)
     return run(context, ChosenSpec(between=("static", "on_policy"))), context
 
@@ -311,6 +314,19 @@ def test_rows_that_a_boundary_took_are_those_that_all_cells_have(shelf: Shelf) -
     assert [row["prompt_id"] for row in written(context, "pairs")] == ["b"]
     assert adds_up(outcome.rows, 2, 1, not_common=1)
     assert outcome.content != context.input("on_policy").manifest.content_id
+    # A cell whose data are named trains on the very rows: one of the two is trained.
+    picks, responses = [*pair("b"), *pair("c")], [*two("b"), *two("c")]
+    named, _ = make(shelf, picks, responses, "named", others=(other,))
+    assert outcome.content == named.content
+
+
+def test_rows_whose_log_probabilities_have_left_the_store_are_an_experiment_of_their_own(shelf: Shelf) -> None:
+    other = shelf.put("pairs", {"pairs": (tables.PAIRS, written(make(shelf, pair("b"), two("b"), "b")[1], "pairs"))})
+    _, context = chosen_by(shelf, "fine_tuning", "first", others=(other,))
+    for folder in shelf.store.folders("reference"):
+        shutil.rmtree(folder)
+    again = dataclasses.replace(context, work=shelf.context("again").work)
+    assert run(again, ChosenSpec(between=("static", "on_policy"))).content is None
 
 
 @pytest.mark.parametrize("stage", [None, "other"])

@@ -255,6 +255,7 @@ def test_one_constant_goal_is_plain_dpo_with_a_constant_prefix(bench: Bench) -> 
     _, plain = bench.pairs(rewards, None, "plain")
     assert len(rows) == len(plain) == 3
     (text,) = {row["goal_text"] for row in rows}
+    assert text == goals.goal_text(PUBLISHED, {"Overall": 10.0})
     for row, other in zip(rows, plain, strict=True):
         own = {"prompt_ids", "goal", "goal_text", "order", "ref_chosen_logp", "ref_rejected_logp"}
         assert {k: v for k, v in row.items() if k not in own} == {k: v for k, v in other.items() if k not in own}
@@ -277,6 +278,19 @@ def test_measures_are_those_of_the_pairs_not_of_their_mirror_images(one: Bench) 
     assert outcome.measures["prompts"] == 3
     turned = next(r for r in rows if r["order"] == "reversed")
     assert (turned["chosen_reward"], turned["rejected_reward"]) == (2.0, 9.0)
+
+
+def test_rows_that_a_boundary_took_are_measured_by_their_pairs_too(one: Bench) -> None:
+    """Mirror images would cancel every margin out."""
+    _, relabelled, _ = one.relabel()
+    outcome, rows = one.pairs(REWARDS, relabelled, "own")
+    counts = {"taken": len(rows), "kept": len(rows), "dropped": {}}
+    taken = one.shelf.put("pairs", {"pairs": (tables.GOAL_PAIRS, rows)}, rows=counts, content=outcome.content)
+    boundary = one.shelf.put("boundary", {}, measures={"stage": "injection"})
+    context = one.shelf.context("chosen", boundary=boundary, static=taken)
+    chosen = pairs.run(context, pairs.ChosenSpec(between=("static", "on_policy")))
+    assert chosen.measures["margin"] == pytest.approx(17 / 3)
+    assert outcome.measures.items() <= chosen.measures.items()
 
 
 def test_a_prompt_that_a_goal_makes_too_long_is_dropped_and_counted(
@@ -326,10 +340,11 @@ def test_attributes_that_the_rewards_have_not_are_named(one: Bench) -> None:
         one.relabel(REWARDS, spec, "other", scored=_attributes(one, scores))
 
 
-def test_an_implicit_reward_is_beta_times_the_change(one: Bench) -> None:
-    """The two responses may stand the other way round in it: each is still at its own goal."""
-    changes = {("a", 0): 4.0, ("a", 1): 9.0, ("b", 0): 6.0, ("b", 1): 6.0, ("c", 0): 10.0, ("c", 1): 1.0}
-    table = [
+IMPLICIT = dataclasses.replace(SPEC, score="implicit", beta=0.1)
+
+
+def _changes(one: Bench, changes: Mapping[tuple[str, int], float], autocast: str = "none") -> Artifact:
+    rows = [
         {
             "prompt_id": p,
             "sample_index": i,
@@ -341,12 +356,31 @@ def test_an_implicit_reward_is_beta_times_the_change(one: Bench) -> None:
         }
         for (p, i), change in changes.items()
     ]
-    changed = one.shelf.put("change", {"changes": (tables.CHANGES, table)})
+    spec = {"dtype": "float32", "autocast": autocast}
+    return one.shelf.put("change", {"changes": (tables.CHANGES, rows)}, spec=spec)
+
+
+def test_an_implicit_reward_is_beta_times_the_change(one: Bench) -> None:
+    """The two responses may stand the other way round in it: each is still at its own goal."""
+    changes = {("a", 0): 4.0, ("a", 1): 9.0, ("b", 0): 6.0, ("b", 1): 6.0, ("c", 0): 10.0, ("c", 1): 1.0}
     scale = ScaleConfig(rule="range", low=0.1, high=1.0)
-    spec = dataclasses.replace(SPEC, score="implicit", beta=0.1, scale=scale)
-    outcome, rows, _ = one.relabel(REWARDS, spec, changes=changed)
+    spec = dataclasses.replace(IMPLICIT, scale=scale)
+    outcome, rows, _ = one.relabel(REWARDS, spec, changes=_changes(one, changes))
     assert adds_up(outcome.rows, 6, 4, equal_goal=2)
     assert [(r["chosen_index"], r["goal"]) for r in rows] == [(0, [4.0]), (1, [9.0]), (0, [10.0]), (1, [1.0])]
+
+
+@pytest.mark.parametrize(("step", "autocast"), [(0.0, "none"), (1e-4, "none"), (0.05, "bfloat16")])
+def test_no_goals_are_made_of_rounding(one: Bench, step: float, autocast: str) -> None:
+    """A model that has hardly moved has implicit rewards that tell responses apart by chance alone."""
+    responses = [(p, i) for p in REWARDS for i in (0, 1)]
+    hardly = _changes(one, {response: step * place for place, response in enumerate(responses)}, autocast)
+    message = r"^construction.score=implicit: .* hardly moved; .* differ by .* nats, .*; train longer \(train.epochs"
+    with pytest.raises(PrefsweepError, match=message):
+        one.relabel(REWARDS, IMPLICIT, changes=hardly)
+    moved = _changes(one, {response: 1.0 * place for place, response in enumerate(responses)}, autocast)
+    outcome, _, _ = one.relabel(REWARDS, IMPLICIT, "moved", changes=moved)
+    assert outcome.rows.kept == 6
 
 
 def test_a_response_with_two_scores_is_refused(one: Bench) -> None:

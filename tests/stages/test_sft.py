@@ -14,7 +14,7 @@ from harness.plan import make_plan
 from harness.progress import Reporter
 from harness.store import Manifest, Store, read_manifest
 from tests.configs import point
-from tests.processes import running, wait_until
+from tests.processes import MARK, mark_checkpoints, running, wait_until
 from tests.test_sft import said, user
 from tests.tiny import save_tiny_policy
 
@@ -77,6 +77,7 @@ def test_killed_in_the_middle_the_same_command_ends_with_results(folder: Path) -
     with running(command(folder)[1:], folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
         wait_until(lambda: any(work.glob("*/*/checkpoints/checkpoint-*/whole")), 120, "a checkpoint")
     assert not manifests(folder, "sft")
+    assert mark_checkpoints(work)
     done = ended(command(folder), folder)
     assert done.returncode == 0, done.stderr
 
@@ -94,6 +95,9 @@ def test_killed_in_the_middle_the_same_command_ends_with_results(folder: Path) -
     policy = store.find("sft", trained.key)
     assert policy is not None
     assert store.verify(policy) == []
+    history = policy.table("training").to_pylist()
+    assert [row["step"] for row in history] == list(range(1, 41))
+    assert history[0]["grad_norm"] == MARK  # no step was done again that a checkpoint holds
     assert all(m.inputs["policy"] == [trained.key] for m in manifests(folder, "sample") + manifests(folder, "train"))
 
     # Another evaluation set that the conversations do not hold: they are read anew, and nothing is trained.
