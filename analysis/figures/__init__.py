@@ -3,8 +3,23 @@
 One module for each; `save` writes one as PNG and SVG.
 """
 
+from analysis.figures.against import length_scatter, overoptimisation
 from analysis.figures.canvas import figure_of, save
+from analysis.figures.difference import difference_heatmap
 from analysis.figures.heatmap import pair_heatmap
+from analysis.figures.multiples import OF_THE_POLICY, pair_heatmaps
+from analysis.figures.overlap import overlap_matrix
 from analysis.figures.scaling import scaling_curve
 
-__all__ = ["figure_of", "pair_heatmap", "save", "scaling_curve"]
+__all__ = [
+    "OF_THE_POLICY",
+    "difference_heatmap",
+    "figure_of",
+    "length_scatter",
+    "overlap_matrix",
+    "overoptimisation",
+    "pair_heatmap",
+    "pair_heatmaps",
+    "save",
+    "scaling_curve",
+]

@@ -13,10 +13,10 @@ from matplotlib.container import ErrorbarContainer
 from rich.console import Console
 
 from analysis.answers import ANSWERS, measure_answers
-from analysis.beside import MEASURES, beside_win_rates, mean_interval, near_constant
+from analysis.beside import MEASURES, beside_points, beside_win_rates, mean_interval, near_constant
 from analysis.beside_report import MOST_FLAGGED, MOST_WARNED, beside_section, flags, warnings
 from analysis.estimates import estimate_cells, preference_table
-from analysis.overoptimisation import overoptimisation, overoptimisation_points
+from analysis.figures import overoptimisation
 from analysis.report import write_report
 from analysis.statistics import CONSTRUCTION, THESE_MODELS, TWO_SEEDS
 from harness.positions import PAIRS
@@ -194,7 +194,7 @@ def estimated(
 
 def test_the_figure_has_both_intervals_of_every_cell_and_rings_the_flagged() -> None:
     cells, found = estimated(*frames({0: 2.0, 1: 8.0}, constant=[1]))
-    points = overoptimisation_points(cells, found)
+    points = beside_points(cells, found, "kl")
     assert len(points) == 2  # the third cell's divergence is not known
     axes = overoptimisation(points, near_constant(found))
     bars = [bar for container in axes.containers for bar in cast(ErrorbarContainer, container).lines[2]]
