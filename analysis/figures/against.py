@@ -15,12 +15,15 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.captions import caption, pair_text, position_text, provenance_text
-from analysis.figures.canvas import INK, MUTED, Style, finish_win_rates, new_axes, style_for
+from analysis.captions import caption, construction_labels, pair_text, position_text, provenance_text
+from analysis.figures.canvas import INK, MUTED, Style, finish_win_rates, legend_layout, new_axes, style_for
 from analysis.figures.labels import Label, label_points
 from analysis.figures.scaling import LINES, MARKERS
 from analysis.schema import PAIR, plain
 from harness.positions import POSITIONS
+
+POSITION: Final = "position"
+"""The construction whose pairs are told apart by colour and marker."""
 
 FLAGGED: Final = "near-constant answers"
 
@@ -132,29 +135,33 @@ def _scatter(
     # The largest markers first: smaller ones stay visible upon them.
     drawn = points[~points["experiment"].duplicated()].sort_values("n", ascending=False, kind="stable")
     sizes = marker_sizes(drawn, style)
-    labelled = points["n"].map(plain).nunique() > 1 and len(drawn) <= MOST_LABELLED
-    others = _others(drawn)
-    handles = _handles(drawn, others, ringed=any(label in flagged for label in drawn.index))
-    if not labelled and len(sizes) > 1:
-        handles += [_handle(f"n = {n}", MUTED, "o", size=size) for n, size in sizes.items()]
+    several = points["n"].nunique() > 1
+    labelled = several and len(drawn) <= MOST_LABELLED
+    names = {row: name for row, name in _names(points).items() if row in drawn.index}
+    handles = _handles(drawn, names, ringed=any(label in flagged for label in drawn.index))
+    if several and not labelled:
+        handles += [_handle(f"n = {n}", MUTED, "o", size=size) for n, size in sizes.items() if n]
     parts = [caption(points, detectable), f"Bars: 95\N{NO-BREAK SPACE}% intervals of win rate and {measured.name}."]
     parts.append("Numbers: samples per prompt, n." if labelled else "")
     if hidden := len(points) - len(drawn):
         parts.append(f"{hidden} cell(s) are the same experiment as one drawn.")
     if under := int(drawn.duplicated([measured.measure, "win_rate"]).sum()):
         parts.append(f"{under} point(s) lie exactly upon another.")
-    columns = (3 if len(handles) > 8 else 2) if style.narrow else 5
+    columns, room = legend_layout([str(handle.get_label()) for handle in handles], style)
     axes = new_axes(
         style,
         body=0.62 * (style.width - style.left - style.right),
         heading=heading,
         caption=" ".join(part for part in (*parts, more) if part),
         provenance=provenance_text(provenance),
-        above=(-(-len(handles) // columns) * 1.45 * style.small + 6) / 72,
+        above=room,
     )
-    for label, cell in drawn.iterrows():
-        size = sizes[plain(cell["n"])] if not labelled else (4 if style.narrow else 6)
-        _draw_point(axes, cell, measured.measure, _look(cell, others), size=size, faint=len(drawn) > MOST_LABELLED)
+    fixed = 4.0 if style.narrow else 6.0
+    looks = {int(str(label)): _look(int(str(label)), cell, names) for label, cell in drawn.iterrows()}
+    _draw_bars(axes, drawn, measured.measure, [colour for colour, _ in looks.values()])
+    for label, (_, cell) in zip(looks, drawn.iterrows(), strict=True):
+        size = sizes[plain(cell["n"])] if several and not labelled else fixed
+        _draw_point(axes, cell, measured.measure, looks[label], size=size)
         if label in flagged:
             _draw_ring(axes, cell, measured.measure, size)
     _finish_axes(axes, drawn, measured, style, least=least, most=most)
@@ -167,7 +174,7 @@ def _scatter(
 def marker_sizes(points: pd.DataFrame, style: Style) -> dict[str, float]:
     """Diameter in points of the marker of each n, the larger the larger; an import, which has no n, has the middle."""
     sizes = sorted(set(points["n"].astype(float).dropna()))
-    smallest, largest = (2.5, 6.0) if style.narrow else (3.5, 9.0)
+    smallest, largest = (3.0, 6.5) if style.narrow else (4.0, 9.0)
     steps = np.linspace(smallest, largest, len(sizes)) if len(sizes) > 1 else [(smallest + largest) / 2] * len(sizes)
     found = {plain(n): float(step) for n, step in zip(sizes, steps, strict=True)}
     if points["n"].isna().any():
@@ -175,22 +182,22 @@ def marker_sizes(points: pd.DataFrame, style: Style) -> dict[str, float]:
     return found
 
 
-def _others(points: pd.DataFrame) -> list[str]:
-    """Constructions without a pair of their own."""
-    without = points[points[PAIR[0]].map(plain) == ""]
-    return list(dict.fromkeys(_construction(cell) for _, cell in without.iterrows()))
+def _names(points: pd.DataFrame) -> dict[int, str]:
+    """By row label the cells that no colour and marker of positions tells apart: those without a pair, and of several
+    constructions with pairs all but `position`, or else the first."""
+    labels = dict(zip(points.index, construction_labels(points), strict=True))
+    pairs = points[points[PAIR[0]].map(plain) != ""]
+    constructions = list(dict.fromkeys(pairs["construction.name"].map(plain)))
+    shown = POSITION if POSITION in constructions else next(iter(constructions), "")
+    told = set(pairs.index[pairs["construction.name"].map(plain) == shown])
+    return {int(row): label for row, label in labels.items() if row not in told}
 
 
-def _construction(cell: "pd.Series[Any]") -> str:
-    imported = [f"imported {plain(cell[name])}" for name in ("train.imported", "evaluate.answers") if name in cell]
-    return next((name for name in imported if name != "imported "), plain(cell["construction.name"]))
-
-
-def _look(cell: "pd.Series[Any]", others: list[str]) -> tuple[str, str]:
-    """Colour and marker: of a pair by its positions, else black and by the construction."""
+def _look(label: int, cell: "pd.Series[Any]", names: Mapping[int, str]) -> tuple[str, str]:
+    """Colour and marker: of a pair by its positions, else black and by the name."""
+    if label in names:
+        return INK, MARKERS[list(dict.fromkeys(names.values())).index(names[label]) % len(MARKERS)]
     chosen, rejected = (plain(cell[name]) for name in PAIR)
-    if not chosen:
-        return INK, MARKERS[others.index(_construction(cell)) % len(MARKERS)]
     return _colour(rejected), _marker(chosen)
 
 
@@ -202,30 +209,33 @@ def _marker(chosen: str) -> str:
     return MARKERS[POSITIONS.index(chosen) - 1 if chosen in POSITIONS else -1]
 
 
-def _draw_point(
-    axes: Axes, cell: "pd.Series[Any]", measure: str, look: tuple[str, str], *, size: float, faint: bool
-) -> None:
+def _draw_bars(axes: Axes, points: pd.DataFrame, measure: str, colours: list[str]) -> None:
+    """Both intervals of every point; a bound that is not known has no bar, and the table says why."""
+    look: dict[str, Any] = {
+        "colors": colours,
+        "linewidths": 0.6,
+        "alpha": 1.0 if len(points) <= MOST_LABELLED else 0.3,
+        "zorder": 2.9,
+    }
+    rate, low, high = (100 * points[name].astype(float) for name in ("win_rate", "low", "high"))
+    axes.hlines(rate, points[f"{measure}_low"], points[f"{measure}_high"], clip_on=False, **look)
+    axes.vlines(points[measure], low, high, clip_on=False, **look)
+
+
+def _draw_point(axes: Axes, cell: "pd.Series[Any]", measure: str, look: tuple[str, str], *, size: float) -> None:
     colour, marker = look
-    rate, value = 100 * float(cell["win_rate"]), float(cell[measure])
-    spread = [[rate - 100 * float(cell["low"])], [100 * float(cell["high"]) - rate]]
-    beside = [[value - cell[f"{measure}_low"]], [cell[f"{measure}_high"] - value]]
-    _, _, bars = axes.errorbar(
-        [value],
-        [rate],
-        # A bound that is not known has no bar; the table says why.
-        xerr=None if np.isnan(beside).any() else beside,
-        yerr=None if np.isnan(spread).any() else spread,
+    axes.plot(
+        [float(cell[measure])],
+        [100 * float(cell["win_rate"])],
         color=colour,
+        linestyle="",
         marker=marker,
         markersize=size,
         markeredgecolor="white",
         markeredgewidth=0.4,
-        elinewidth=0.6,
         clip_on=False,
         zorder=3,
     )
-    for bar in bars if faint else ():
-        bar.set(alpha=0.3, linewidth=0.5)
 
 
 def _draw_ring(axes: Axes, cell: "pd.Series[Any]", measure: str, size: float) -> None:
@@ -274,18 +284,21 @@ def root_ticks(end: float) -> list[float]:
     return [0.0, *reversed(ticks)]
 
 
-def _handles(points: pd.DataFrame, others: list[str], *, ringed: bool) -> Handles:
+def _handles(points: pd.DataFrame, names: Mapping[int, str], *, ringed: bool) -> Handles:
     """A colour per rejected position, a marker per chosen one, and what else there is."""
-    pairs = points[points[PAIR[0]].map(plain) != ""]
+    pairs = points[~points.index.isin(list(names))]
     handles: Handles = []
     if pairs[list(PAIR)].map(plain).drop_duplicates().shape[0] == 1:
         chosen, rejected = (plain(pairs.iloc[0][name]) for name in PAIR)
-        handles.append(_handle(pair_text(chosen, rejected), _colour(rejected), _marker(chosen)))
+        construction = plain(pairs["construction.name"].iloc[0])
+        name = " ".join([construction] * (construction != POSITION) + [pair_text(chosen, rejected)])
+        handles.append(_handle(name, _colour(rejected), _marker(chosen)))
     else:
         rejected_ones = _by_position(pairs[PAIR[1]])
         chosen_ones = _by_position(pairs[PAIR[0]])
         handles += [Patch(color=_colour(p), label=f"rejected {position_text(p)}") for p in rejected_ones]
         handles += [_handle(f"chosen {position_text(p)}", MUTED, _marker(p)) for p in chosen_ones]
+    others = dict.fromkeys(names.values())
     handles += [_handle(name, INK, MARKERS[i % len(MARKERS)]) for i, name in enumerate(others)]
     if ringed:
         handles.append(Line2D([], [], linestyle="", marker="o", markersize=8, mfc="none", mec=INK, label=FLAGGED))

@@ -17,11 +17,11 @@ from analysis.figures import grid
 from analysis.figures.canvas import INK, POINTS, Style, new_axes, style_for
 from analysis.figures.grid import CHOSEN, REJECTED, Pair
 from analysis.figures.heatmap import mark_standing, standing_key, standing_sentence, standings, win_rates
-from analysis.schema import COMPARABLE, PAIR, plain
+from analysis.schema import PAIR, plain
 from harness.errors import PrefsweepError
 from harness.positions import PAIRS
 
-OF_THE_POLICY: Final = ("references_hash", "decoding_settings")
+OF_THE_POLICY: Final = {"references_hash": "reference answers", "decoding_settings": "decoding"}
 """What policies may differ in: each is judged against its own untrained answers, in its own type."""
 
 MOST_ACROSS: Final = 6
@@ -250,6 +250,6 @@ def _caption(frame: pd.DataFrame, panels: Sequence[Panel], detectable: float, *,
         cells = [cell for panel in panels for cell in panel.values()]
         parts.append(f"{standing_sentence(cells)} Each panel by itself.")
     if several and (apart := [name for name in OF_THE_POLICY if name in differences(frame)]):
-        what = " and ".join(COMPARABLE[name] for name in apart)
-        parts.append(f"Levels of policies are not comparable: they differ in the {what}.")
+        what = " and ".join(OF_THE_POLICY[name] for name in apart)
+        parts.append(f"Levels of policies are not comparable: they differ in {what}.")
     return " ".join(parts)

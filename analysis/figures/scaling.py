@@ -13,7 +13,7 @@ from matplotlib.legend import Legend
 from analysis.captions import caption, construction_labels, provenance_text
 from analysis.comparability import check_comparable
 from analysis.figures import underlay
-from analysis.figures.canvas import INK, Style, finish_win_rates, new_axes, style_for, text_width
+from analysis.figures.canvas import INK, Style, finish_win_rates, legend_layout, new_axes, style_for
 from analysis.published import PublishedCurve
 from analysis.schema import plain
 from harness.errors import PrefsweepError
@@ -53,7 +53,7 @@ def scaling_curve(
         style = replace(style, right=style.left)
     same = _shared_points(done)
     labels = [*lines, *([SAME] if len(same) else []), *map(underlay.label, published)]
-    columns, room = _legend_layout(labels, style)
+    columns, room = legend_layout(labels, style)
     text = caption(done, detectable)
     if undone := len(frame) - len(done):
         text += f" Not done, so not drawn: {undone}."
@@ -139,15 +139,6 @@ def _finish_axes(axes: Axes, done: pd.DataFrame, style: Style) -> None:
         axes.set_xlim(sizes[0] / margin, sizes[-1] * margin)
     axes.set_xlabel("samples per prompt, n", size=style.text, color=INK)
     finish_win_rates(axes, style)
-
-
-def _legend_layout(labels: list[str], style: Style) -> tuple[int, float]:
-    """Columns of the legend, and the inches it takes above the axes."""
-    handle = 4 * style.small / 72
-    widest = max((text_width(label, style.small) for label in labels), default=0.0) + handle
-    columns = max(1, int((style.width - style.left) / widest)) if labels else 1
-    rows = math.ceil(len(labels) / columns)
-    return columns, (rows * 1.45 * style.small + 4) / 72
 
 
 def _draw_legend(axes: Axes, handles: Sequence[Artist], columns: int, style: Style) -> None:

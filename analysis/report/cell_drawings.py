@@ -13,7 +13,7 @@ from analysis.differences import pair_differences, settings_to_compare
 from analysis.estimates import comparison_columns
 from analysis.overlap import overlap_of
 from analysis.published import SWEET_SPOT_SCALING
-from analysis.report.drawing import Analysed, Figures, NotDrawn, drawing_of, shared
+from analysis.report.drawing import LEAST_PAIRS, Analysed, Figures, NotDrawn, drawing_of, shared
 from analysis.report.panels import Setting, heading, split
 from analysis.schema import was_imported
 from harness.errors import PrefsweepError
@@ -26,13 +26,13 @@ MOST_DIFFERENCES: Final = 12
 
 
 def heatmaps(found: Analysed) -> Figures:
-    """One per setting and n that has pairs."""
+    """One per setting and n that has `LEAST_PAIRS` pairs."""
     kind = "Win rate by chosen and rejected position"
     for setting, part in found.heatmaps:
         draw = partial(figures.pair_heatmap, part, **shared(found, setting, part))
         yield drawing_of("heatmap", kind, setting, draw)
     if not found.heatmaps:
-        yield NotDrawn(kind=kind, reason="no cell has a pair of positions")
+        yield NotDrawn(kind=kind, reason=f"no setting has {LEAST_PAIRS} pairs of positions or more")
 
 
 def heatmap_multiples(found: Analysed) -> Figures:
@@ -49,7 +49,7 @@ def heatmap_multiples(found: Analysed) -> Figures:
 def difference_heatmaps(found: Analysed) -> Figures:
     """One per n where what varies besides has two values that may be compared."""
     kind = "Difference of two settings by position"
-    matches, reason = settings_to_compare(found.heatmaps, found.table)
+    matches, reason = settings_to_compare(found.heatmaps, found.table) if found.heatmaps else ([], "no heatmap")
     if len(matches) > MOST_DIFFERENCES:
         matches, reason = [], f"{len(matches)} would be too many; `python -m analysis difference` draws one"
     for match in matches:
@@ -74,7 +74,7 @@ def scaling_curves(found: Analysed) -> Figures:
 
 
 def overlaps(found: Analysed) -> Figures:
-    """One per setting, at its smallest n, where cells have most in common; settings of equal rows have one together."""
+    """One per setting, at its smallest n, where cells have most in common; of settings with equal shares the first."""
     kind = "Preference rows in common"
     drawn: list[pd.DataFrame] = []
     keys = {} if found.results is None else dict(zip(found.results["result"], found.results["cell"], strict=True))
@@ -86,7 +86,7 @@ def overlaps(found: Analysed) -> Figures:
             yield NotDrawn(kind=kind, reason=str(error), setting=setting)
             continue
         if any(shares.equals(other) for other in drawn):
-            yield NotDrawn(kind=kind, reason="the rows of another setting's figure", setting=setting)
+            yield NotDrawn(kind=kind, reason="the same shares as in another setting's figure", setting=setting)
             continue
         drawn.append(shares)
         named: Setting = setting | where

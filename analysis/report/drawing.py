@@ -22,6 +22,9 @@ from analysis.schema import PAIR, plain
 COLUMN: Final = 3.4
 """Width in inches of the figures on the page, which a phone can show; the files have a page's width."""
 
+LEAST_PAIRS: Final = 2
+"""Pairs from which cells make a heatmap: one alone is a number, and stands in the table."""
+
 LONGEST_NAME: Final = 120
 """Characters of a figure's file name, well under what file systems allow."""
 
@@ -42,11 +45,11 @@ class Analysed:
 
     @cached_property
     def heatmaps(self) -> list[tuple[Setting, pd.DataFrame]]:
-        """The cells of each heatmap, with how they stand, by its settings."""
+        """The cells of each heatmap of `LEAST_PAIRS` pairs, with how they stand, by its settings."""
         pairs = self.cells[self.cells[PAIR[0]].map(plain) != ""]
         fixed = [str(name) for name in pairs.columns if str(name).startswith(("construction.", "ranker.", "rounds."))]
         parts = split(pairs, [*comparison_columns(self.cells), *fixed, "n"])
-        return [(setting, with_standing(part, self.table)) for setting, part in parts]
+        return [(setting, with_standing(part, self.table)) for setting, part in parts if len(part) >= LEAST_PAIRS]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,13 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.collections import PathCollection
-from matplotlib.container import ErrorbarContainer
+from matplotlib.collections import LineCollection, PathCollection
 from rich.console import Console
 
 from analysis.answers import ANSWERS, measure_answers
@@ -197,7 +196,7 @@ def test_the_figure_has_both_intervals_of_every_cell_and_rings_the_flagged() -> 
     points = beside_points(cells, found, "kl")
     assert len(points) == 2  # the third cell's divergence is not known
     axes = overoptimisation(points, near_constant(found))
-    bars = [bar for container in axes.containers for bar in cast(ErrorbarContainer, container).lines[2]]
+    bars = [part for part in axes.collections if isinstance(part, LineCollection)]
     ends = {tuple(np.round(segment.ravel(), 6)) for bar in bars for segment in bar.get_segments()}
     for _, cell in points.iterrows():
         rate = 100 * cell["win_rate"]

@@ -71,7 +71,7 @@ def test_small_multiples_have_a_panel_for_each_policy_and_n_on_one_scale() -> No
         assert marked(panel, "*") == set(zip(best["pair.chosen"], best["pair.rejected"], strict=True))
     limits = {panel.collections[0].get_clim() for panel in panels}
     assert len(limits) == 1
-    assert "differ in the hash of the reference outputs" in caption_of(axes)
+    assert "they differ in reference answers." in caption_of(axes)
 
 
 def test_small_multiples_hatch_what_is_not_done_and_wrap_one_policy() -> None:

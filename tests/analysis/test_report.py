@@ -106,8 +106,9 @@ def test_every_kind_of_figure_is_drawn_or_says_why_not(tmp_path: Path) -> None:
         "- Win rate against the answers' length: no cell has both numbers.",
     ]
     _, page, _ = report(*make_frames([(None, None)], construction="sweet_spot"), tmp_path / "single")
-    assert "- Win rate by chosen and rejected position: no cell has a pair of positions." in page
+    assert "- Win rate by chosen and rejected position: no setting has 2 pairs of positions or more." in page
     assert "- Win rate against samples per prompt: fewer than two n are done." in page
+    assert "- Difference of two settings by position: no heatmap." in page
     assert "- Preference rows in common: no preference rows were found." in page
 
 

@@ -1,19 +1,20 @@
 """Win rate against KL and against length: what is drawn where, and texts that stand clear of each other."""
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
-from matplotlib.container import ErrorbarContainer
+from matplotlib.lines import Line2D
 
 from analysis.estimates import estimate_cells, preference_table
 from analysis.figures import length_scatter, overoptimisation
 from analysis.figures.against import MOST_LABELLED, reference_length, root_ticks
 from harness.positions import PAIRS
 from tests.analysis.drawn import caption_of, check_legible, coordinates, legend_of
-from tests.analysis.synthetic import alias, join, make_frames
+from tests.analysis.synthetic import alias, join, make_frames, renamed
 
 SIZES = (8, 16, 32, 64)
 
@@ -34,10 +35,14 @@ def points(frames: tuple[pd.DataFrame, pd.DataFrame]) -> pd.DataFrame:
     return cells.assign(kl=kl, characters=characters, **spread)
 
 
-def drawn(axes: Any) -> set[tuple[float, float]]:
+def drawn(axes: Axes) -> set[tuple[float, float]]:
     """Places of the points."""
-    lines = [cast(ErrorbarContainer, container).lines[0] for container in axes.containers]
-    return {(round(float(x[0]), 6), round(float(y[0]), 6)) for x, y in (coordinates(line) for line in lines)}
+    found = [coordinates(line) for line in _points(axes)]
+    return {(round(float(x[0]), 6), round(float(y[0]), 6)) for x, y in found}
+
+
+def _points(axes: Axes) -> list[Line2D]:
+    return [line for line in axes.lines if line.get_marker() not in ("None", None)]
 
 
 @pytest.mark.parametrize(("plot", "measure"), [(overoptimisation, "kl"), (length_scatter, "characters")])
@@ -48,10 +53,24 @@ def test_every_experiment_is_a_point_and_its_n_stands_beside_it(plot: Any, measu
         (round(float(cell[measure]), 6), round(100 * float(cell["win_rate"]), 6)) for _, cell in cells.iterrows()
     }
     assert drawn(axes) == expected
-    assert len(axes.containers) == 11
+    assert len(_points(axes)) == 11
     assert sorted(text.get_text() for text in axes.texts) == sorted(["8", "8", *(["16", "32", "64"] * 3)])
     assert len([part for part in axes.collections if isinstance(part, PathCollection)]) == 1
     assert "1 cell(s) are the same experiment as one drawn." in caption_of(axes)
+
+
+def test_constructions_that_share_a_pair_or_a_name_are_told_apart() -> None:
+    pair = [("max", "min")]
+    frames = [make_frames(pair), renamed("ranked", make_frames(pair, construction="ranking"))]
+    for share in (0.0, 1.0):
+        made = make_frames([(None, None)], construction="max_min", settings={"construction.static_share": share})
+        frames.append(renamed(str(share), made))
+    axes = length_scatter(points(join(*frames)), {}, width=7.0)
+    assert legend_of(axes) == ["(max, min)", "max_min static_share=0", "max_min static_share=1", "ranking (max, min)"]
+    assert len({(line.get_color(), line.get_marker()) for line in _points(axes)}) == 4
+    check_legible(axes)
+    alone = length_scatter(points(make_frames(pair, construction="ranking")), {})
+    assert legend_of(alone) == ["ranking (max, min)"]
 
 
 def test_n_of_cells_at_one_place_stand_together() -> None:
@@ -67,7 +86,7 @@ def test_of_many_points_the_size_says_n_and_points_upon_others_are_counted() -> 
     cells.loc[cells.index[:4], ["kl", "kl_low", "kl_high", "win_rate", "low", "high"]] = [1.0, 0.9, 1.1, 0.5, 0.4, 0.6]
     axes = overoptimisation(cells, {})
     assert not axes.texts
-    sizes = {cast(ErrorbarContainer, container).lines[0].get_markersize() for container in axes.containers}
+    sizes = {line.get_markersize() for line in _points(axes)}
     assert len(sizes) == 2
     assert {"n = 8", "n = 64"} <= set(legend_of(axes))
     under = int(cells.duplicated(["kl", "win_rate"]).sum())
