@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.captions import caption, construction_labels, pair_text, position_text, provenance_text
-from analysis.figures.canvas import INK, MUTED, Style, finish_win_rates, legend_layout, new_axes, style_for
+from analysis.figures.canvas import INK, MUTED, Style, finish_win_rates, legend_layout, new_axes, style_for, text_width
 from analysis.figures.labels import Label, label_points
 from analysis.figures.scaling import LINES, MARKERS
 from analysis.schema import PAIR, plain
@@ -263,8 +263,10 @@ def _finish_axes(
     low, high = min(least, float(reach.min().min())), max(most, float(reach.max().max()))
     if measured.root:
         axes.set_xscale("function", functions=(lambda value: np.sqrt(np.maximum(value, 0)), np.square))
-        axes.set_xlim(0, 1.1 * high if high > 0 else 1.0)
-        ticks = root_ticks(1.1 * high if high > 0 else 1.0)
+        end = 1.1 * high if high > 0 else 1.0
+        axes.set_xlim(0, end)
+        widest = max(text_width(f"{tick:g}", style.text) for tick in root_ticks(end, 0.1))
+        ticks = root_ticks(end, max(0.1, (widest + 0.06) / (style.width - style.left - style.right)))
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
     else:
@@ -274,12 +276,12 @@ def _finish_axes(
     finish_win_rates(axes, style)
 
 
-def root_ticks(end: float) -> list[float]:
-    """0, a round number near `end`, and below it those of 1, 2, 5 whose square roots are a tenth of the axis apart."""
+def root_ticks(end: float, apart: float) -> list[float]:
+    """0, a round number near `end`, and below it those of 1, 2, 5 whose square roots are `apart` of the axis."""
     power = int(np.floor(np.log10(end)))
     ticks = [max(tick for step in (1, 2, 3, 4, 6, 8) if (tick := float(f"{step}e{power}")) <= end)]
     for tick in (float(f"{step}e{exponent}") for exponent in range(power, power - 4, -1) for step in (5, 2, 1)):
-        if min(np.sqrt(ticks[-1]) - np.sqrt(tick), np.sqrt(tick)) >= 0.1 * np.sqrt(end):
+        if min(np.sqrt(ticks[-1]) - np.sqrt(tick), np.sqrt(tick)) >= apart * np.sqrt(end):
             ticks.append(tick)
     return [0.0, *reversed(ticks)]
 

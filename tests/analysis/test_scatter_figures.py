@@ -110,12 +110,20 @@ def test_the_length_of_the_references_is_a_line_where_all_have_one() -> None:
 
 
 @pytest.mark.parametrize("end", [1e-6, 0.07, 1.0, 4.4, 17.3, 950.0])
-def test_ticks_of_a_square_root_axis_stand_apart(end: float) -> None:
-    ticks = root_ticks(end)
+@pytest.mark.parametrize("apart", [0.1, 0.2])
+def test_ticks_of_a_square_root_axis_stand_apart(end: float, apart: float) -> None:
+    ticks = root_ticks(end, apart)
     assert ticks[0] == 0
     assert 0.5 * end <= ticks[-1] <= end
-    assert np.diff(np.sqrt(ticks)).min() >= 0.0999 * np.sqrt(end)
+    assert np.diff(np.sqrt(ticks)).min() >= 0.999 * apart * np.sqrt(end)
     assert 3 <= len(ticks) <= 9
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e-2, 1, 300])
+def test_ticks_of_small_and_large_divergences_can_be_read(scale: float) -> None:
+    cells = points(scaling())
+    cells[["kl", "kl_low", "kl_high"]] *= scale
+    check_legible(overoptimisation(cells, {}, width=3.4))
 
 
 @pytest.mark.parametrize("width", [3.4, 7.0])
