@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from analysis.candidate_sets import load_boundaries, load_candidate_sets
+from analysis.candidate_sets import load_boundary_measurements, load_candidate_sets
 from analysis.comparability import check_comparable
 from analysis.compare import compare
 from analysis.hub_files import load_difficulty, load_gamed
@@ -100,7 +100,7 @@ def report(
         answers=load_answers(opened, sweep),
         regressions=load_regressions(opened.root, sweep),
         rankings=load_rankings(opened.root, sweep),
-        candidate_sets=(load_candidate_sets(opened.root, sweep), load_boundaries(opened.root, sweep)),
+        candidate_sets=(load_candidate_sets(opened.root, sweep), load_boundary_measurements(opened.root, sweep)),
         changes=load_changes(opened.root, sweep),
         details=partial(load_details, opened, sweep),
         provenance=made,

@@ -139,6 +139,22 @@ COSTS: Final[dict[str, str]] = {
 }
 """One row per stage."""
 
+ON_SHARE: Final[dict[str, str]] = {
+    "result": "id of the result: the hash of its configuration",
+    "policy.name": "short name of the policy that the first round begins with",
+    "round": "number of the round, from 1",
+    "path": "data of the rounds up to that one, such as `static > auto`; empty for the plain pipeline",
+    "measurement": "content hash of the measurement, which results may share",
+    "on_share": "share of votes that the policy's own responses won against the static ones, 0 to 1",
+    "low": "lower end of its 95 % interval, clustered by prompt",
+    "high": "upper end",
+    "stage": "`injection` or `fine_tuning`",
+    "label": "the judge in words",
+    "prompts": "prompts that were compared",
+    "data": "data that the boundary has chosen, or None where the path names them",
+}
+"""One row per result whose policy was compared with static candidates, before its round was trained."""
+
 LENGTHS: Final = ("index", "len_reference", "len_model")
 """Further columns of the verdicts frame, where the judge's table has them: the instruction's number and lengths."""
 
