@@ -13,7 +13,7 @@ from analysis.hub_files import load_difficulty, load_gamed
 from analysis.load import load_answers, load_overlap, load_results, load_verdicts
 from analysis.rankings import load_rankings
 from analysis.regressions import load_regressions
-from analysis.report import LengthInputs, load_details, replace, watch, write_report
+from analysis.report import Frames, LengthInputs, load_details, replace, watch, write_report
 from analysis.rounds import rounds
 from analysis.stores import Reading
 from analysis.unlearning import load_changes
@@ -103,6 +103,7 @@ def report(
         candidate_sets=(load_candidate_sets(opened.root, sweep), load_boundary_measurements(opened.root, sweep)),
         changes=load_changes(opened.root, sweep),
         details=partial(load_details, opened, sweep),
+        frames=Frames(opened, sweep),
         provenance=made,
         length_control=length_control,
         refresh=refresh,

@@ -93,6 +93,8 @@ TRAINING: Final[dict[str, str]] = {
     "rejected_logp": "mean log-probability of the rejected responses, nats per response",
     "learning_rate": "learning rate of the step",
     "grad_norm": "norm of the gradient before clipping",
+    "chosen_logp_change": "mean change of the chosen responses' log-probability from the reference, nats per response",
+    "rejected_logp_change": "likewise of the rejected responses",
 }
 """One row per training and step."""
 
@@ -101,6 +103,7 @@ _POOL: Final[dict[str, str]] = {
     "policy.name": "short name of the policy",
     "reward.name": "short name of the reward, or of the judge that ranked",
     "n": "samples per prompt that were selected from; NaN for static candidates, of which all are",
+    "scored_by": "`reward`, or `ranker`, whose ranks stand in place of rewards",
 }
 
 SPREADS: Final[dict[str, str]] = {
@@ -124,8 +127,18 @@ PICKS: Final[dict[str, str]] = {
     "z_low": "lower end of its 95 % interval over prompts (Student's t); NaN with one prompt",
     "z_high": "upper end",
     "z_expected": "what normal rewards would give at this n, by simulation (standard error below 0.01)",
+    "reward_label": "the reward or ranker in words",
+    "decoding": "how the pool was sampled, in words; None where it was not sampled here",
 }
 """One row per pool and position."""
+
+REWARD_Z: Final[dict[str, str]] = {
+    **_POOL,
+    "z": "middle of a bin of realised z, (reward - mu) / sigma; the first and the last hold all that lies beyond, too",
+    "responses": "responses in the bin, of the prompts that were not dropped",
+    "expected": "how many of as many normal rewards there would be",
+}
+"""One row per pool and bin of width 0.05."""
 
 COSTS: Final[dict[str, str]] = {
     "stage": "kind of work",

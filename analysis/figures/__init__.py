@@ -4,7 +4,24 @@ One module for each; `save` writes one as PNG and SVG.
 """
 
 from analysis.figures.canvas import figure_of, save
+from analysis.figures.costs import stage_costs
 from analysis.figures.heatmap import pair_heatmap
+from analysis.figures.normality import normality_check
+from analysis.figures.on_share import on_share_over_rounds
+from analysis.figures.reward_positions import reward_positions
 from analysis.figures.scaling import scaling_curve
+from analysis.figures.training import training_curves
+from analysis.figures.unlearning import unlearning_curve
 
-__all__ = ["figure_of", "pair_heatmap", "save", "scaling_curve"]
+__all__ = [
+    "figure_of",
+    "normality_check",
+    "on_share_over_rounds",
+    "pair_heatmap",
+    "reward_positions",
+    "save",
+    "scaling_curve",
+    "stage_costs",
+    "training_curves",
+    "unlearning_curve",
+]

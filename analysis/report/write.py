@@ -22,6 +22,7 @@ from analysis.regressions import Regressions, regression_cells, regression_frame
 from analysis.report import page, sections
 from analysis.report.details import Detail
 from analysis.report.drawings import Analysed, Drawn, draw, drawings
+from analysis.report.frames import Frames
 from analysis.report.panels import Provenance, panels
 from analysis.report.sections import Section
 from analysis.report.terminal import print_table
@@ -51,6 +52,7 @@ def write_report(
     candidate_sets: tuple[pd.DataFrame, pd.DataFrame] | None = None,
     changes: pd.DataFrame | None = None,
     details: Details | None = None,
+    frames: Frames | None = None,
     provenance: Provenance = None,
     console: Console | None = None,
     length_control: LengthInputs | None = None,
@@ -62,8 +64,9 @@ def write_report(
     scores of `regressions` stand in `regressions.csv`, `rankings` of `analysis.rankings` in `rankings.csv`,
     `candidate_sets` (of `analysis.candidate_sets`: the sets, and the boundaries) in `candidate_sets.csv` and
     `boundary.csv`, what `changes` (of `analysis.unlearning`) show in `unlearning.csv`, and `details` behind the cells
-    on the page. With `length_control` each result of AlpacaEval 2 also has its length-controlled win rate. `provenance`
-    (sweep, commit, versions) becomes the small print. A page with `refresh` loads itself anew after so many seconds.
+    on the page; figures of rewards, training, rounds and costs are drawn from `frames`. With `length_control` each
+    result of AlpacaEval 2 also has its length-controlled win rate. `provenance` (sweep, commit, versions) becomes the
+    small print. A page with `refresh` loads itself anew after so many seconds.
     Raises PrefsweepError when there are no results, or the frames break their contract.
     """
     check_results(results)
@@ -76,7 +79,16 @@ def write_report(
     beside = beside_win_rates(cells, pd.DataFrame(columns=list(ANSWERS)) if answers is None else answers)
     # In the small print of every figure: a heatmap is shown without its report.
     provenance = {**(provenance or {}), **flags(cells, beside)}
-    planned = drawings(Analysed(cells=cells, table=table, beside=beside, provenance=provenance))
+    analysed = Analysed(
+        cells=cells,
+        table=table,
+        beside=beside,
+        provenance=provenance,
+        results=results,
+        changes=changes,
+        frames=frames,
+    )
+    planned = drawings(analysed)
     with ready(len(planned) >= MANY_FIGURES) as start:
         drawing = start(partial(draw, out), planned)
         tables, numbers = _scores(

@@ -33,8 +33,8 @@ def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
             path.touch()
         return paths
 
-    monkeypatch.setattr("analysis.report.drawings.save", touch)
-    monkeypatch.setattr("analysis.report.drawings.Drawing.svg", lambda _: '<svg xmlns="http://www.w3.org/2000/svg"/>')
+    monkeypatch.setattr("analysis.report.drawing.save", touch)
+    monkeypatch.setattr("analysis.report.drawing.Drawing.svg", lambda _: '<svg xmlns="http://www.w3.org/2000/svg"/>')
 
 
 def report(results: pd.DataFrame, verdicts: pd.DataFrame, out: Path) -> tuple[list[str], str, str]:
