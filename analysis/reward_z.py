@@ -71,7 +71,7 @@ def normal_share(z: Floats, rewards: int, ddof: int) -> Floats:
     """Share of normal rewards whose realised z is at most this, where each prompt has so many, of the shape of `z`."""
     population = z * np.sqrt(rewards / (rewards - 1)) if ddof else z
     if rewards == 2:  # one is the higher and one the lower
-        return np.asarray(((population >= -1) + (population >= 1)) / 2)
+        return np.where(population >= 1, 1.0, np.where(population >= -1, 0.5, 0.0))
     bound = np.sqrt(rewards - 1)
     inside = np.clip(population, -bound, bound)
     with np.errstate(divide="ignore"):

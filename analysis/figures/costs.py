@@ -152,7 +152,7 @@ def _caption(costs: pd.DataFrame) -> str:
     if costs["tokens"].notna().any():
         parts.append("Tokens: generated, or read and written by a judge that counts them.")
     if costs["money"].isna().all():
-        parts.append("Money: no judge with a price was asked.")
+        parts.append("Money: no stage has a known price.")
     else:
         parts.append("Money: what paid judges cost; stages without a price have none.")
     parts.append("Only what is done and ended well; counted, not sampled, so without intervals.")

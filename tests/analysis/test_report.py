@@ -236,6 +236,7 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         monkeypatch.setattr(f"analysis.candidate_sets.{name}", lambda *_: pd.DataFrame())
     monkeypatch.setattr("analysis.unlearning.load_changes", lambda *_: None)
     monkeypatch.setattr("analysis.report.load_details", lambda *_: {})
+    monkeypatch.setattr("analysis.report.Frames", lambda *_: None)
     monkeypatch.setitem(sys.modules, "analysis.load", module)
     monkeypatch.delitem(sys.modules, "analysis.__main__", raising=False)
     return module

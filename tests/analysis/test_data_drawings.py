@@ -1,0 +1,104 @@
+"""Which figures a report has of the data behind its cells: those that the store has data for, and no others."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.answers import ANSWERS
+from analysis.beside import beside_win_rates
+from analysis.estimates import estimate_cells, preference_table
+from analysis.load import load_results, load_verdicts
+from analysis.report import Frames
+from analysis.report.data_drawings import by_kind
+from analysis.report.drawings import FIGURES, Analysed, drawings
+from analysis.report.frames import largest
+from tests.analysis.test_data_figures import changes, shares
+from tests.benchmarks.synthetic_store import Shape, build
+
+SHAPE = Shape(
+    pairs=(("max", "min"), ("max", "mu-2s")), sizes=(8, 16), policies=2, seeds=1, prompts=6, instructions=10, missing=1
+)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Analysed:
+    root = tmp_path_factory.mktemp("synthetic") / "store"
+    build(root, SHAPE)
+    return analysed(root)
+
+
+def analysed(root: Path) -> Analysed:
+    results = load_results(root)
+    table = preference_table(results, load_verdicts(root))
+    cells = estimate_cells(results, table)
+    beside = beside_win_rates(cells, pd.DataFrame(columns=list(ANSWERS)))
+    return Analysed(
+        cells=cells, table=table, beside=beside, provenance={"sweep": "x"}, results=results, frames=Frames(root)
+    )
+
+
+def kinds(found: Analysed) -> list[str]:
+    return [drawing.stem.split("-")[0] for drawing in drawings(found)]
+
+
+def test_a_store_has_the_figures_that_it_has_data_for(found: Analysed) -> None:
+    names = kinds(found)
+    # One for each policy; costs are those of the whole sweep. No boundary was measured, and no change.
+    assert [names.count(name) for name in ("rewards", "normality", "training", "costs")] == [2, 2, 2, 1]
+    assert not {"on_share", "unlearning"} & set(names)
+
+
+def test_each_is_drawn_of_its_own_policy(found: Analysed) -> None:
+    for drawing in drawings(found):
+        if drawing.stem.startswith(("rewards", "normality", "training")):
+            axes = drawing.draw(width=3.4)
+            (other,) = {"synthetic-0", "synthetic-1"} - {drawing.setting["policy.name"]}
+            words = " ".join(text.get_text() for text in axes.figure.texts)
+            assert drawing.setting["policy.name"] in words
+            assert other not in words
+
+
+def test_nothing_is_drawn_of_what_is_not_given(found: Analysed) -> None:
+    bare = Analysed(cells=found.cells, table=found.table, beside=found.beside, provenance=None)
+    assert set(kinds(bare)) <= {"heatmap", "scaling", "overoptimisation"}
+
+
+def test_changes_and_shares_have_figures_where_they_were_measured(found: Analysed) -> None:
+    frames = Frames("unused")
+    two = pd.concat([shares(), shares().assign(label="shorter")])
+    empty = pd.DataFrame()
+    # What is set is not loaded.
+    frames.__dict__ |= {"on_share": two, "picks": empty, "spreads": empty, "training": empty, "costs": empty}
+    names = [name for names in found.cells["results"] for name in names]
+    measured = changes(2).replace({"result": {"r0": names[0], "r1": names[1]}})
+    given = Analysed(
+        cells=found.cells,
+        table=found.table,
+        beside=found.beside,
+        provenance=None,
+        changes=measured,
+        frames=frames,
+    )
+    drawn = [d for d in drawings(given) if d.stem.startswith(("unlearning", "on_share"))]
+    assert [d.stem.split("-")[0] for d in drawn] == ["unlearning", "on_share", "on_share"]
+    assert [d.setting for d in drawn[1:]] == [{"boundary.judge": "PairRM"}, {"boundary.judge": "shorter"}]
+
+
+def test_pools_that_share_a_name_and_an_n_stand_alone() -> None:
+    facts = {"policy.name": "a", "reward.name": "r", "scored_by": "reward"}
+    rows = [("k8", 8.0, "reward"), ("k16", 16.0, "reward"), ("static", float("nan"), "reward"), ("rank", 8.0, "ranker")]
+    pools = pd.DataFrame([{**facts, "pool": key, "n": n, "scored_by": by} for key, n, by in rows])
+    settings = [(setting, list(part["pool"])) for setting, part in by_kind(pools)]
+    assert settings == [
+        ({"scored_by": "reward", "candidates": "on-policy"}, ["k8", "k16"]),
+        ({"scored_by": "reward", "candidates": "static"}, ["static"]),
+        ({"scored_by": "ranker", "candidates": "on-policy"}, ["rank"]),
+    ]
+    assert largest(pools) == ["k16", "static", "rank"]
+    twice = pd.concat([pools[:2], pools[:1].assign(pool="other")])
+    assert [setting for setting, _ in by_kind(twice)] == [{"pool": "k8"}, {"pool": "k16"}, {"pool": "other"}]
+
+
+def test_every_kind_of_figure_is_listed_once() -> None:
+    assert len(set(FIGURES)) == len(FIGURES)
