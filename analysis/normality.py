@@ -80,7 +80,8 @@ def shape_histograms(spreads: pd.DataFrame) -> pd.DataFrame:
     frames = []
     for shape in SHAPES if len(known) else ():
         values, expected = known[shape].to_numpy(), normal.get(shape, np.array([]))
-        low, high = np.quantile(np.concatenate([values, expected]), (0.01, 0.99))
+        ends = [np.quantile(each, (0.01, 0.99)) for each in (values, expected) if len(each)]
+        low, high = min(end[0] for end in ends), max(end[1] for end in ends)
         edges = np.linspace(low, high if high > low else low + 1.0, _BINS + 1)
         shares = {"share": _shares(values, edges), "expected": _shares(expected, edges)}
         frames.append(pd.DataFrame({"measure": shape, "low": edges[:-1], "high": edges[1:], **shares}))

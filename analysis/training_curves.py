@@ -14,7 +14,7 @@ CURVES: Final = ("cell", "seed", "step", *QUANTITIES)
 MOST_POINTS: Final = 60
 """Points of a curve; more steps are averaged, so many at a time."""
 
-MOST_SHOWN: Final = 5
+MOST_SHOWN: Final = 7
 """Cells up to which each has a colour; of more, only those that are remarkable have one."""
 
 

@@ -26,6 +26,7 @@ def normality_check(
     *,
     width: float = 7.0,
     heading: str = "",
+    reward: str = "",
     provenance: Mapping[str, object] | None = None,
 ) -> Axes:
     """Share of prompts rejected at each n, quantiles of z, and histograms of two shapes, over what is normal.
@@ -36,6 +37,7 @@ def normality_check(
         quantiles: of `quantiles`, of the same pool.
         width: in inches.
         heading: over the figure.
+        reward: the reward in words.
         provenance: its small print.
 
     Returns:
@@ -48,7 +50,7 @@ def normality_check(
         style,
         body=(0.95 if style.narrow else 0.66) * (style.width - style.left),
         heading=heading,
-        caption=_caption(tests),
+        caption=_caption(tests, reward),
         provenance=provenance_text(provenance),
         above=room + 1.6 * style.text / POINTS,
     )
@@ -99,15 +101,16 @@ def _draw_histogram(axes: Axes, histogram: pd.DataFrame, style: Style, name: str
     label(axes, style, x="of a prompt's rewards", y="% of prompts")
 
 
-def _caption(tests: pd.DataFrame) -> str:
+def _caption(tests: pd.DataFrame, reward: str) -> str:
     low, high = int(tests["prompts"].min()), int(tests["prompts"].max())
     prompts = f"{low:,}" if low == high else f"{low:,}\N{EN DASH}{high:,}"
     largest = plain(tests["n"].max())
     size = f" of n = {largest}" if tests["n"].nunique() > 1 else ""
     shapes = tests.sort_values("n").iloc[-1]
     means = "; ".join(_mean(shapes, shape) for shape in SHAPES)
+    scored = plain(reward) or _names(tests, "reward.name")
     return (
-        f"Reward: {_names(tests, 'reward.name')}. Policy: {_names(tests, 'policy.name')}. Shapiro and Wilk's test of "
+        f"Reward: {scored}. Policy: {_names(tests, 'policy.name')}. Shapiro and Wilk's test of "
         f"each prompt's rewards at 5\N{NO-BREAK SPACE}%, which normal rewards fail as often; {prompts} prompts tested. "
         f"Bars: 95\N{NO-BREAK SPACE}% intervals ({' / '.join(dict.fromkeys(tests['method']))}). Quantiles and "
         f"shapes{size}: {means} (Student's t over prompts)."

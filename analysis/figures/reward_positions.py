@@ -87,9 +87,18 @@ def reward_positions(
 
 
 def _order(picks: pd.DataFrame) -> list[str]:
-    """The seven positions from the lowest, then those that are no such position."""
-    found = list(dict.fromkeys(picks["position"]))
-    return sorted(found, key=lambda p: (POSITIONS.index(p) if p in POSITIONS else len(POSITIONS), p))
+    """Positions from the lowest z at the largest n; where they coincide, in the order of the seven."""
+    rank = picks["position"].map(lambda p: POSITIONS.index(p) if p in POSITIONS else len(POSITIONS))
+    ordered = picks.assign(size=picks["n"].fillna(0), rank=rank).sort_values(["rank", "position"])
+    last = ordered.sort_values("size", kind="stable").drop_duplicates("position", keep="last")
+    return last.sort_values("z_mean", kind="stable")["position"].to_list()
+
+
+def _name(position: str) -> str:
+    """A position as the axis has room for it: a quantile to two digits."""
+    if position.startswith("q") and (number := position[1:].replace(".", "", 1)).isdigit() and number:
+        return f"q{float(position[1:]):.2g}"
+    return position_text(position)
 
 
 def _look(position: str, positions: Sequence[str]) -> dict[str, Any]:
@@ -138,13 +147,13 @@ def _draw_points(axes: Axes, picks: pd.DataFrame, positions: Sequence[str], styl
         row, look = picks[picks["position"] == position].iloc[0], _look(position, positions)
         axes.hlines([row["z_expected"]], x - 0.35, x + 0.35, color=look["color"], linestyle=(0, (3, 2)), linewidth=0.9)
         point(axes, x, row["z_mean"], row["z_low"], row["z_high"], style=style, **look)
-    axes.set_xticks(range(len(positions)), [position_text(name) for name in positions], parse_math=False)
+    axes.set_xticks(range(len(positions)), [_name(name) for name in positions], parse_math=False)
     axes.tick_params(axis="x", length=0, rotation=45 if style.narrow else 0)
     axes.set_xlim(-0.6, len(positions) - 0.4)
 
 
 def _write(axes: Axes, x: float, y: float, position: str, style: Style) -> None:
-    axes.text(x, y, position_text(position), size=style.small, color=INK, va="center", parse_math=False)
+    axes.text(x, y, _name(position), size=style.small, color=INK, va="center", parse_math=False)
 
 
 def _draw_rewards(axes: Axes, rewards: pd.DataFrame) -> None:
@@ -176,11 +185,12 @@ def _caption(picks: pd.DataFrame, rewards: pd.DataFrame | None) -> str:
     low, high = int(picks["prompts"].min()), int(picks["prompts"].max())
     prompts = f"{low:,}" if low == high else f"{low:,}\N{EN DASH}{high:,}"
     parts = [
-        f"Reward: {_values(picks, 'reward_label')}. Policy: {_values(picks, 'policy.name')}, sampled at "
+        f"Reward: {_values(picks, 'reward_label')}. Policy: {_values(picks, 'policy.name')}. Responses: "
         f"{_values(picks, 'decoding')}. {prompts} prompts.",
-        "Bars: 95\N{NO-BREAK SPACE}% intervals of the mean over prompts (Student's t). Expected: the same selection "
-        "rule on normal rewards, by simulation.",
+        "Bars: 95\N{NO-BREAK SPACE}% intervals of the mean over prompts (Student's t).",
     ]
+    if picks["z_expected"].notna().any():
+        parts.append("Expected: the same selection rule on as many normal rewards, by simulation.")
     if rewards is not None:
         parts.append(f"All rewards: {int(rewards['responses'].sum()):,}, in bins of 0.2.")
     return " ".join(parts)

@@ -26,10 +26,10 @@ from analysis.unlearning import unlearning_curves
 
 
 def reward_distributions(found: Analysed) -> Iterator[Drawing]:
-    """The positions among the rewards, one per policy and reward."""
-    if found.frames is None or found.frames.picks.empty:
+    """The positions among the rewards, one per policy and reward; ranks are no rewards."""
+    if found.frames is None or (picks := _scored(found.frames.picks)).empty:
         return
-    for setting, part in by_kind(found.frames.picks):
+    for setting, part in by_kind(picks):
         rewards = found.frames.reward_z
         own = rewards[rewards["pool"].isin(largest(part)[:1])]
         draw = partial(reward_positions, part, own if len(own) else None, **_words(found, setting))
@@ -37,16 +37,18 @@ def reward_distributions(found: Analysed) -> Iterator[Drawing]:
 
 
 def normality_checks(found: Analysed) -> Iterator[Drawing]:
-    """Whether rewards are normal, one per policy and reward of which some prompt was tested; ranks are no rewards."""
-    if found.frames is None or found.frames.spreads.empty:
+    """Whether rewards are normal, one per policy and reward of which some prompt was tested."""
+    if found.frames is None or (spreads := _scored(found.frames.spreads)).empty:
         return
-    for setting, part in by_kind(found.frames.spreads):
-        if part["normal_p"].notna().any() and (part["scored_by"] == "reward").all():
+    labels = found.frames.picks.drop_duplicates("pool").set_index("pool")["reward_label"]
+    for setting, part in by_kind(spreads):
+        if part["normal_p"].notna().any():
             pool = part[part["pool"].isin(largest(part)[:1])]
             rewards = found.frames.reward_z
             points = quantiles(rewards[rewards["pool"].isin(pool["pool"])])
             drawn = normality(part), shape_histograms(pool), points
-            draw = partial(normality_check, *drawn, **_words(found, setting))
+            reward = " / ".join(dict.fromkeys(plain(labels.get(key)) for key in dict.fromkeys(part["pool"])))
+            draw = partial(normality_check, *drawn, reward=reward, **_words(found, setting))
             yield drawing_of("normality", "Are rewards normal within a prompt?", setting, draw)
 
 
@@ -98,13 +100,18 @@ def costs(found: Analysed) -> Iterator[Drawing]:
         yield drawing_of("costs", "Cost by stage, and what sharing saved", {}, draw)
 
 
+def _scored(pools: pd.DataFrame) -> pd.DataFrame:
+    """Those that a reward has scored: ranks stand evenly apart, so that there is nothing to see of them."""
+    return pools[pools["scored_by"] == "reward"] if len(pools) else pools
+
+
 def by_kind(pools: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
     """Rows of pools apart by policy and reward, with those of the names that vary.
 
     Where several pools of a kind have one n, as those of two samplers have, each stands alone, under its key.
     """
     parts = [part for _, part in pools.groupby(kinds(pools), sort=False)]
-    varying = [name for name in ("policy.name", "reward.name", "scored_by") if pools[name].nunique() > 1]
+    varying = [name for name in ("policy.name", "reward.name") if pools[name].nunique() > 1]
     sizes = {bool(part["n"].isna().all()) for part in parts}
     for part in parts:
         setting = {name: plain(part[name].iloc[0]) for name in varying}

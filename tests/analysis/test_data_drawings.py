@@ -87,17 +87,26 @@ def test_changes_and_shares_have_figures_where_they_were_measured(found: Analyse
 
 def test_pools_that_share_a_name_and_an_n_stand_alone() -> None:
     facts = {"policy.name": "a", "reward.name": "r", "scored_by": "reward"}
-    rows = [("k8", 8.0, "reward"), ("k16", 16.0, "reward"), ("static", float("nan"), "reward"), ("rank", 8.0, "ranker")]
-    pools = pd.DataFrame([{**facts, "pool": key, "n": n, "scored_by": by} for key, n, by in rows])
-    settings = [(setting, list(part["pool"])) for setting, part in by_kind(pools)]
-    assert settings == [
-        ({"scored_by": "reward", "candidates": "on-policy"}, ["k8", "k16"]),
-        ({"scored_by": "reward", "candidates": "static"}, ["static"]),
-        ({"scored_by": "ranker", "candidates": "on-policy"}, ["rank"]),
+    rows = [("k8", 8.0, "r"), ("k16", 16.0, "r"), ("static", float("nan"), "r"), ("other", 8.0, "s")]
+    pools = pd.DataFrame([{**facts, "pool": key, "n": n, "reward.name": reward} for key, n, reward in rows])
+    assert [(setting, list(part["pool"])) for setting, part in by_kind(pools)] == [
+        ({"reward.name": "r", "candidates": "on-policy"}, ["k8", "k16"]),
+        ({"reward.name": "r", "candidates": "static"}, ["static"]),
+        ({"reward.name": "s", "candidates": "on-policy"}, ["other"]),
     ]
-    assert largest(pools) == ["k16", "static", "rank"]
-    twice = pd.concat([pools[:2], pools[:1].assign(pool="other")])
-    assert [setting for setting, _ in by_kind(twice)] == [{"pool": "k8"}, {"pool": "k16"}, {"pool": "other"}]
+    assert largest(pools) == ["k16", "static", "other"]
+    twice = pd.concat([pools[:2], pools[:1].assign(pool="twin")])
+    assert [setting for setting, _ in by_kind(twice)] == [{"pool": "k8"}, {"pool": "k16"}, {"pool": "twin"}]
+
+
+def test_ranks_are_no_rewards(found: Analysed) -> None:
+    assert found.frames is not None
+    frames = Frames("unused")
+    ranked = {name: getattr(found.frames, name).assign(scored_by="ranker") for name in ("picks", "spreads")}
+    frames.__dict__ |= {**ranked, "training": pd.DataFrame(), "costs": pd.DataFrame()}
+    frames.__dict__["on_share"] = shares()[:0]
+    given = Analysed(cells=found.cells, table=found.table, beside=found.beside, provenance=None, frames=frames)
+    assert not {"rewards", "normality"} & set(kinds(given))
 
 
 def test_every_kind_of_figure_is_listed_once() -> None:

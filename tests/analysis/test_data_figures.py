@@ -192,6 +192,25 @@ def test_one_size_has_its_positions_side_by_side_and_no_panel_for_rewards_that_a
     assert "all rewards" not in labels_of(axes)
 
 
+def test_quantiles_stand_among_the_positions_by_their_z() -> None:
+    one = picks((8.0,))
+    frame = pd.concat([one, one.iloc[4:5].assign(position="q0.841345", z_mean=0.9)])
+    names = [tick.get_text() for tick in reward_positions(frame).get_xticklabels()]
+    assert names.index("q0.84") == int((one["z_mean"] < 0.9).sum())
+
+
+def test_texts_from_data_start_no_formula() -> None:
+    axes = reward_positions(picks().assign(reward_label=r"reward $\frac{1}$", decoding="$"), heading=r"$\x$")
+    figure_of(axes).draw_without_rendering()
+    assert r"$\frac{1}$" in caption_of(axes)
+    share = on_share_over_rounds(shares().assign(label=r"$\frac{1}$", **{"policy.name": r"$\x"}))
+    figure_of(share).draw_without_rendering()
+    cells, results, training = trained(pairs=1)
+    curves = training_curves(training_curves_of(cells, results, training), {0: r"$\frac{1}$"}, cells=cells)
+    figure_of(curves).draw_without_rendering()
+    assert labels_of(curves) == [r"$\frac{1}$"]
+
+
 def test_a_position_that_stands_twice_is_refused() -> None:
     with pytest.raises(PrefsweepError, match="more than once at one n"):
         reward_positions(pd.concat([picks(), picks()]))
