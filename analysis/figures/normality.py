@@ -112,7 +112,7 @@ def _caption(tests: pd.DataFrame, reward: str) -> str:
     return (
         f"Reward: {scored}. Policy: {_names(tests, 'policy.name')}. Shapiro and Wilk's test of "
         f"each prompt's rewards at 5\N{NO-BREAK SPACE}%, which normal rewards fail as often; {prompts} prompts tested. "
-        f"Bars: 95\N{NO-BREAK SPACE}% intervals ({' / '.join(dict.fromkeys(tests['method']))}). Quantiles and "
+        f"Bars: 95\N{NO-BREAK SPACE}% intervals ({_names(tests[tests['method'] != 'none'], 'method')}). Quantiles and "
         f"shapes{size}: {means} (Student's t over prompts)."
     )
 

@@ -87,13 +87,16 @@ def _draw(axes: Axes, own: pd.DataFrame, index: int, style: Style) -> None:
 
 
 def _caption(curves: pd.DataFrame, reward: str) -> str:
-    methods = " / ".join(dict.fromkeys(curves["method"])).replace("instructions", "prompts")
-    scopes = " / ".join(dict.fromkeys(curves["scope"]))
+    known = curves[curves["low"].notna()]
+    methods = " / ".join(dict.fromkeys(known["method"])).replace("instructions", "prompts")
+    scopes = " / ".join(dict.fromkeys(known["scope"]))
     low, high = int(curves["prompts"].min()), int(curves["prompts"].max())
     count = f"{low:,}" if low == high else f"{low:,}\N{EN DASH}{high:,}"
+    bars = f"Bars: 95\N{NO-BREAK SPACE}% intervals ({methods}; {scopes})." if len(known) else ""
+    without = " / ".join(dict.fromkeys(curves.loc[curves["low"].isna(), "note"]))
     return (
         "Responses of the untrained policy to held-out instructions, in groups by the rank of their reward among those "
         "to one prompt; change from the policy to the cell's model. A line that rises unlearns good responses less "
-        f"than bad ones. Reward: {plain(reward) or 'not stated'}. {count} prompts. Bars: 95\N{NO-BREAK SPACE}% "
-        f"intervals ({methods}; {scopes})."
+        f"than bad ones. Reward: {plain(reward) or 'not stated'}. {count} prompts. {bars}"
+        + (f" Points without a bar have {without}." if without else "")
     )

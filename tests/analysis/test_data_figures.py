@@ -308,6 +308,8 @@ def test_the_unlearning_curve_rises_as_changes_go_with_the_reward() -> None:
     drawn = [np.asarray(line.get_ydata()) for line in axes.lines[:2]]
     assert drawn[1] == pytest.approx(rising["change"].to_numpy())
     assert "ArmoRM" in caption_of(axes)
+    assert "Points without a bar have no interval: all values are equal." in caption_of(axes)
+    assert "(none" not in caption_of(axes)
 
 
 def test_prompts_whose_rewards_are_equal_say_nothing_of_the_reward() -> None:
