@@ -8,8 +8,11 @@ import pandas as pd
 QUANTITIES: Final = ("loss", "margin", "chosen_logp", "rejected_logp")
 """What is shown; of the log-probabilities their changes from the reference, where the trainings have them."""
 
-CURVES: Final = ("cell", "seed", "step", *QUANTITIES)
-"""One row per cell (row label), seed (their number, or NaN for the mean over seeds) and step, in this order."""
+CURVES: Final = ("cell", "seed", "step", *QUANTITIES, "steps", "changed")
+"""One row per cell (row label), seed (their number, or NaN for the mean over seeds) and step, in this order.
+
+`steps` says over how many steps each point is a mean, `changed` whether the log-probabilities are changes.
+"""
 
 MOST_POINTS: Final = 60
 """Points of a curve; more steps are averaged, so many at a time."""
@@ -19,7 +22,7 @@ MOST_SHOWN: Final = 7
 
 
 def training_curves_of(cells: pd.DataFrame, results: pd.DataFrame, training: pd.DataFrame) -> pd.DataFrame:
-    """The curves of the cells' trainings, with the columns `CURVES`, and `attrs["steps"]`, how many a point stands for.
+    """The curves of the cells' trainings, with the columns `CURVES`.
 
     Args:
         cells: of `estimates.estimate_cells`, or some of them; those without a training have no rows.
@@ -37,9 +40,8 @@ def training_curves_of(cells: pd.DataFrame, results: pd.DataFrame, training: pd.
             own[name] = own[f"{name}_change"]
     each = own.groupby(["cell", "seed", "step"], as_index=False)[list(QUANTITIES)].mean()
     mean = each.groupby(["cell", "step"], as_index=False)[list(QUANTITIES)].mean().assign(seed=np.nan)
-    frame = pd.concat([each, mean], ignore_index=True)[list(CURVES)].sort_values(["cell", "seed", "step"])
-    frame.attrs |= {"steps": steps, "changed": changed(training)}
-    return frame
+    frame = pd.concat([each, mean], ignore_index=True).assign(steps=steps, changed=changed(training))
+    return frame[list(CURVES)].sort_values(["cell", "seed", "step"])
 
 
 def changed(training: pd.DataFrame) -> bool:

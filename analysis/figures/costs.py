@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 
 from analysis.captions import provenance_text
 from analysis.figures.canvas import INK, MUTED, POINTS, Style, new_axes, style_for, text_width
-from analysis.figures.panels import Handle, draw_legend, finish, label, legend_room
+from analysis.figures.panels import Handle, check_some, draw_legend, finish, label, legend_room
 from analysis.figures.scaling import LINES
 
 Units = tuple[tuple[str, float], ...]
@@ -39,6 +39,7 @@ def stage_costs(
         heading: over the figure.
         provenance: its small print.
     """
+    check_some(costs, "cost by stage")
     style = style_for(width)
     spent, unshared, unit = time_of(costs)
     columns = [c for c in (_column(costs, "tokens", "tokens"), _column(costs, "money", "US$")) if c is not None]

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.captions import provenance_text
 from analysis.figures.canvas import INK, POINTS, Style, new_axes, style_for
-from analysis.figures.panels import divide, draw_legend, label, legend_room, line, point, size_axis, title
+from analysis.figures.panels import check_some, divide, draw_legend, label, legend_room, line, point, size_axis, title
 from analysis.figures.scaling import LINES
 from analysis.normality import LEVEL, SHAPES
 from analysis.schema import plain
@@ -43,6 +43,7 @@ def normality_check(
     Returns:
         The axes of the tests; the others follow on the same figure: quantiles, skewness, kurtosis.
     """
+    check_some(tests, "check of normality")
     style = style_for(width)
     handles = [line("rewards", color=LINES[0], linewidth=1.4), line("expected of normal rewards", **NORMAL)]
     columns, room = legend_room([str(handle.get_label()) for handle in handles], style)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from analysis.captions import provenance_text
 from analysis.figures.canvas import INK, MUTED, Style, new_axes, style_for
-from analysis.figures.panels import Handle, draw_legend, finish, fitting, label, legend_room, line, point
+from analysis.figures.panels import Handle, check_some, draw_legend, finish, fitting, label, legend_room, line, point
 from analysis.figures.scaling import LINES, MARKERS
 from analysis.schema import plain
 
@@ -36,6 +36,7 @@ def on_share_over_rounds(
     """
     style = style_for(width)
     known = shares[shares["on_share"].notna()]
+    check_some(known, "on-policy share")
     points = _placed(known.drop_duplicates(["policy.name", "measurement"]))
     handles = _handles(points, _edges(points), style)
     columns, room = legend_room([str(handle.get_label()) for handle in handles], style)

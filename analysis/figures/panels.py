@@ -5,12 +5,14 @@ from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.figures.canvas import INK, MUTED, POINTS, Style, figure_of, text_width
 from analysis.figures.scaling import DASHES, LINES
+from harness.errors import PrefsweepError
 
 GREY: Final = "#c4c4c4"
 """Of what stands behind the lines that are looked at."""
@@ -48,6 +50,12 @@ def divide(
     for panel in panels:
         finish(panel, style)
     return panels
+
+
+def check_some(frame: pd.DataFrame, what: str) -> None:
+    """Raise PrefsweepError where a frame has no row that could be drawn."""
+    if frame.empty:
+        raise PrefsweepError(f"{what}: there is nothing to draw, the frame has no rows")
 
 
 def finish(axes: Axes, style: Style) -> None:

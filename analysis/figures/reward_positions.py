@@ -13,6 +13,7 @@ from analysis.figures.canvas import INK, MUTED, POINTS, Style, new_axes, style_f
 from analysis.figures.panels import (
     Handle,
     apart,
+    check_some,
     divide,
     draw_legend,
     label,
@@ -44,7 +45,8 @@ def reward_positions(
     """Mean realised z of each position against n, over the expectation for normal rewards, beside all rewards.
 
     Args:
-        picks: `schema.PICKS` of one policy and reward, each position once at an n (else PrefsweepError).
+        picks: `schema.PICKS` of one policy and reward, each position once at an n (else PrefsweepError). Those of
+            static candidates, which have no n, are drawn where there are no others.
         rewards: `schema.REWARD_Z` of the pool with the largest n; the panel of all rewards is left out without.
         width: in inches.
         heading: over the figure.
@@ -53,6 +55,9 @@ def reward_positions(
     Returns:
         The axes of the positions; those of the rewards stand beside them on the same figure.
     """
+    check_some(picks, "reward positions")
+    sized = picks["n"].notna()
+    picks, left_out = (picks[sized], picks[~sized]) if sized.any() else (picks, picks[:0])
     if picks.duplicated(["n", "position"]).any():
         raise PrefsweepError("reward positions: a position stands more than once at one n; draw one figure per pool")
     style = style_for(width)
@@ -63,7 +68,7 @@ def reward_positions(
         style,
         body=(0.72 if style.narrow else 0.5) * (style.width - style.left),
         heading=heading,
-        caption=_caption(picks, rewards),
+        caption=_caption(picks, rewards, len(left_out)),
         provenance=provenance_text(provenance),
         above=room + 1.6 * style.text / POINTS,
     )
@@ -181,7 +186,7 @@ def _handles(picks: pd.DataFrame, rewards: pd.DataFrame | None) -> list[Handle]:
     return entries
 
 
-def _caption(picks: pd.DataFrame, rewards: pd.DataFrame | None) -> str:
+def _caption(picks: pd.DataFrame, rewards: pd.DataFrame | None, left_out: int) -> str:
     low, high = int(picks["prompts"].min()), int(picks["prompts"].max())
     prompts = f"{low:,}" if low == high else f"{low:,}\N{EN DASH}{high:,}"
     parts = [
@@ -193,6 +198,8 @@ def _caption(picks: pd.DataFrame, rewards: pd.DataFrame | None) -> str:
         parts.append("Expected: the same selection rule on as many normal rewards, by simulation.")
     if rewards is not None:
         parts.append(f"All rewards: {int(rewards['responses'].sum()):,}, in bins of 0.2.")
+    if left_out:
+        parts.append("Picks of static candidates, which have no n, are left out.")
     return " ".join(parts)
 
 

@@ -10,7 +10,17 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.captions import labels_sentence, provenance_text
 from analysis.figures.canvas import POINTS, Style, new_axes, style_for
-from analysis.figures.panels import GREY, cell_handles, cell_look, divide, draw_legend, label, legend_room, title
+from analysis.figures.panels import (
+    GREY,
+    cell_handles,
+    cell_look,
+    check_some,
+    divide,
+    draw_legend,
+    label,
+    legend_room,
+    title,
+)
 from analysis.statistics import Floats
 from analysis.training_curves import QUANTITIES
 
@@ -36,9 +46,12 @@ def training_curves(
         heading: over the figure.
         provenance: its small print.
 
+    Raises PrefsweepError where there is no curve.
+
     Returns:
         The axes of the loss; those of margin, chosen and rejected log-probability follow on the same figure.
     """
+    check_some(curves, "training curves")
     style = style_for(width)
     others = curves.loc[~curves["cell"].isin(list(names)), "cell"].nunique()
     handles = cell_handles(list(names.values()), others, style)
@@ -55,7 +68,7 @@ def training_curves(
     for panel, quantity in zip(panels, QUANTITIES, strict=True):
         _draw(panel, curves, quantity, list(names), style)
         title(panel, TITLES[quantity], style)
-        logp = "log-prob. change, nats" if curves.attrs["changed"] else "log-probability, nats"
+        logp = "log-prob. change, nats" if curves["changed"].all() else "log-probability, nats"
         unit = {"loss": "", "margin": "chosen less rejected"}.get(quantity, logp)
         label(panel, style, x="step" if quantity.endswith("logp") else "", y=unit)
     # One scale: how much further the rejected falls is what is looked for.
@@ -95,13 +108,13 @@ def _joined(curves: pd.DataFrame, quantity: str) -> list[Floats]:
 def _caption(curves: pd.DataFrame, cells: pd.DataFrame, others: int) -> str:
     seeds = curves.groupby("cell")["seed"].nunique()
     parts = ["Of the training batches, not of held-out data; batches differ, so single steps are noisy."]
-    if (steps := curves.attrs["steps"]) > 1:
+    if (steps := int(curves["steps"].max())) > 1:
         parts.append(f"Points are means over {steps} steps.")
     if seeds.max() > 1:
         parts.append("Bold: mean over training seeds. Thin: each seed; no interval is drawn.")
     else:
         parts.append("One training seed, so no interval.")
-    if curves.attrs["changed"]:
+    if curves["changed"].all():
         parts.append("Log-probabilities: mean change from the reference, nats per response.")
     else:
         parts.append("Log-probabilities: nats per response.")

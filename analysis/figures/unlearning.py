@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from analysis.captions import provenance_text
 from analysis.figures.canvas import MUTED, Style, new_axes, style_for
-from analysis.figures.panels import GREY, cell_handles, cell_look, draw_legend, finish, label, legend_room
+from analysis.figures.panels import GREY, cell_handles, cell_look, check_some, draw_legend, finish, label, legend_room
 from analysis.figures.scaling import MARKERS
 from analysis.schema import plain
 
@@ -36,6 +36,7 @@ def unlearning_curve(
         reward: the reward in words.
         provenance: the figure's small print.
     """
+    check_some(curves, "unlearning curve")
     style = style_for(width)
     shown = shown_cells(curves)
     others = curves["cell"].nunique() - len(shown)

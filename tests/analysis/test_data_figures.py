@@ -26,10 +26,9 @@ from analysis.figures import (
 from analysis.figures.canvas import style_for, text_width
 from analysis.figures.costs import short, time_of
 from analysis.figures.panels import apart, fitting
-from analysis.figures.unlearning import shown_cells
 from analysis.normality import normality, quantiles, shape_histograms
 from analysis.reward_z import EDGES, normal_counts
-from analysis.training_curves import MOST_POINTS, remarkable, training_curves_of
+from analysis.training_curves import remarkable, training_curves_of
 from analysis.unlearning import unlearning_curves
 from harness.errors import PrefsweepError
 from harness.positions import POSITIONS
@@ -211,6 +210,31 @@ def test_texts_from_data_start_no_formula() -> None:
     assert labels_of(curves) == [r"$\frac{1}$"]
 
 
+@pytest.mark.parametrize(
+    "plot",
+    [
+        lambda: reward_positions(picks()[:0]),
+        lambda: normality_check(normality(spreads()[:0]), shape_histograms(spreads()[:0]), quantiles(reward_z()[:0])),
+        lambda: on_share_over_rounds(shares().assign(on_share=np.nan)),
+        lambda: stage_costs(costs()[:0]),
+        lambda: unlearning_curve(unlearning_curves(pd.DataFrame({"results": [["x"]]}), changes()), {}),
+    ],
+)
+def test_nothing_to_draw_is_an_error_that_says_so(plot: Callable[[], Axes]) -> None:
+    with pytest.raises(PrefsweepError, match="nothing to draw"):
+        plot()
+
+
+def test_static_candidates_are_not_drawn_among_sizes() -> None:
+    static = picks((4.0,)).assign(n=np.nan, z_expected=np.nan)
+    axes = reward_positions(pd.concat([picks(), static]))
+    assert len(axes.lines) == 2 * len(POSITIONS)
+    assert "static candidates, which have no n, are left out" in caption_of(axes)
+    alone = reward_positions(static)
+    assert len(alone.get_xticklabels()) == len(POSITIONS)
+    assert "normal rewards" not in caption_of(alone)
+
+
 def test_a_position_that_stands_twice_is_refused() -> None:
     with pytest.raises(PrefsweepError, match="more than once at one n"):
         reward_positions(pd.concat([picks(), picks()]))
@@ -231,107 +255,6 @@ def test_the_check_of_normality_has_its_four_panels() -> None:
     for panel in (skewness, kurtosis):
         assert [np.sum(patch.get_data().values) for patch in panel.patches] == pytest.approx([100, 100])  # type: ignore[attr-defined]
     assert "60 prompts tested" in caption_of(axes)
-
-
-def test_training_curves_are_means_over_seeds_with_each_seed_behind() -> None:
-    axes = draw_training(pairs=3, seeds=2)
-    loss, margin, chosen, rejected = figure_of(axes).axes
-    bold = [line for line in loss.lines if line.get_linewidth() > 1]
-    assert [float(np.asarray(line.get_ydata())[-1]) for line in bold] == pytest.approx([0.6, 0.59, 0.58])
-    thin = [np.asarray(line.get_ydata()) for line in loss.lines if line.get_linewidth() < 0.45]
-    assert [np.isnan(values).sum() for values in thin] == [1, 1, 1]  # two seeds, a gap between
-    assert np.asarray(margin.lines[-1].get_ydata())[-1] == pytest.approx(1.2)
-    assert np.asarray(rejected.lines[-1].get_ydata())[-1] == pytest.approx(-6.0)
-    assert chosen.get_ylim() == rejected.get_ylim()
-    assert labels_of(axes) == ["cell 0 ", "cell 1 ", "cell 2 "]
-    assert "change from the reference" in caption_of(axes)
-
-
-def test_of_many_cells_the_remarkable_ones_have_colours() -> None:
-    cells, results, training = trained(pairs=11, seeds=1)
-    curves = training_curves_of(cells, results, training)
-    shown = remarkable(cells, curves)
-    assert shown[0].endswith("highest last loss")
-    assert shown[10].endswith("lowest last loss")
-    assert "highest win rate" in shown[int(cells["win_rate"].argmax())]
-    axes = training_curves(curves, shown, cells=cells)
-    grey = axes.lines[0]
-    assert np.isnan(np.asarray(grey.get_ydata(), float)).sum() == 11 - len(shown) - 1
-    assert f"other cells ({11 - len(shown)})" in labels_of(axes)
-    assert "One training seed" in caption_of(axes)
-
-
-def test_many_steps_are_averaged() -> None:
-    cells, results, training = trained(pairs=1, seeds=1, steps=10 * MOST_POINTS)
-    curves = training_curves_of(cells, results, training)
-    mean = curves[curves["seed"].isna()]
-    assert len(mean) == MOST_POINTS
-    assert mean["step"].iloc[0] == pytest.approx(5.5)
-    assert mean["margin"].to_numpy() == pytest.approx(0.1 * mean["step"].to_numpy())
-    assert curves.attrs["steps"] == 10
-
-
-def test_log_probabilities_stand_where_their_changes_were_not_recorded() -> None:
-    cells, results, training = trained(pairs=1, seeds=1)
-    older = training.assign(chosen_logp_change=np.nan, rejected_logp_change=np.nan)
-    curves = training_curves_of(cells, results, older)
-    assert curves["chosen_logp"].max() == pytest.approx(-40.1)
-    assert "change" not in caption_of(training_curves(curves, {0: "cell"}, cells=cells))
-
-
-def test_a_step_without_a_value_is_left_out() -> None:
-    cells, results, training = trained(pairs=1, seeds=1)
-    training.loc[3, "loss"] = np.nan
-    curves = training_curves_of(cells, results, training)
-    axes = training_curves(curves, {0: "cell"}, cells=cells)
-    assert np.asarray(axes.lines[-1].get_xdata()).tolist() == [1, 2, 3, *range(5, 13)]
-
-
-def test_cells_without_a_training_have_no_curve() -> None:
-    cells, results, training = trained(pairs=2, seeds=1)
-    gone = results.loc[results["result"] == cells["results"].iloc[0][0], "cell"].iloc[0]
-    curves = training_curves_of(cells, results, training[training["cell"] != gone])
-    assert set(curves["cell"]) == {1}
-
-
-def test_the_unlearning_curve_rises_as_changes_go_with_the_reward() -> None:
-    table = pd.DataFrame({"results": [["r0"], ["r1"]]})
-    curves = unlearning_curves(table, changes())
-    flat, rising = (curves[curves["cell"] == cell] for cell in (0, 1))
-    assert flat["change"].to_numpy() == pytest.approx(-2.0)
-    mean = changes()["reward"].mean()
-    assert (rising["change"] + 2.0).to_numpy() == pytest.approx(rising["reward"] + mean, abs=1e-9)
-    assert rising["rank"].tolist() == [1, 2, 3, 4, 5]
-    assert (curves["prompts"] == 30).all()
-    assert (rising["low"] < rising["change"]).all()
-    axes = draw_unlearning()
-    drawn = [np.asarray(line.get_ydata()) for line in axes.lines[:2]]
-    assert drawn[1] == pytest.approx(rising["change"].to_numpy())
-    assert "ArmoRM" in caption_of(axes)
-    assert "Points without a bar have no interval: all values are equal." in caption_of(axes)
-    assert "(none" not in caption_of(axes)
-
-
-def test_prompts_whose_rewards_are_equal_say_nothing_of_the_reward() -> None:
-    frame = changes(1)
-    frame.loc[frame["prompt_id"] == "p00", "reward"] = 1.0
-    frame.loc[frame["prompt_id"] == "p01", "reward"] = np.nan
-    curves = unlearning_curves(pd.DataFrame({"results": [["r0"]]}), frame)
-    assert (curves["prompts"] == 28).all()
-    assert unlearning_curves(pd.DataFrame({"results": [["r0"]]}), frame[frame["prompt_id"] == "p00"]).empty
-
-
-def test_two_responses_a_prompt_are_two_ranks() -> None:
-    frame = changes(1)
-    curves = unlearning_curves(pd.DataFrame({"results": [["r0"]]}), frame[frame["sample_index"] < 2])
-    assert curves["rank"].tolist() == [1, 2]
-    assert curves["reward"].iloc[0] == pytest.approx(-curves["reward"].iloc[1])
-
-
-def test_of_many_unlearning_curves_the_ends_have_colours() -> None:
-    table = pd.DataFrame({"results": [[f"r{i}"] for i in range(9)]})
-    assert shown_cells(unlearning_curves(table, changes(9))) == [0, 1, 2, 6, 7, 8]
-    assert "other cells (3)" in labels_of(draw_unlearning(cells=9))
 
 
 def test_each_measurement_of_the_boundary_is_drawn_once_and_joined_to_the_one_before() -> None:
