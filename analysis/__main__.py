@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from analysis.candidate_sets import load_boundaries, load_candidate_sets
+from analysis.candidate_sets import load_boundary_measurements, load_candidate_sets
 from analysis.comparability import check_comparable
 from analysis.compare import compare, compare_grids
 from analysis.hub_files import load_difficulty, load_gamed
 from analysis.load import load_answers, load_overlap, load_results, load_verdicts
 from analysis.rankings import load_rankings
 from analysis.regressions import load_regressions
-from analysis.report import LengthInputs, load_details, replace, watch, write_report
+from analysis.report import Frames, LengthInputs, load_details, replace, watch, write_report
 from analysis.rounds import rounds
 from analysis.stores import Reading
 from analysis.unlearning import load_changes
@@ -109,11 +109,12 @@ def report(
         answers=load_answers(opened, sweep),
         regressions=load_regressions(opened.root, sweep),
         rankings=load_rankings(opened.root, sweep),
-        candidate_sets=(load_candidate_sets(opened.root, sweep), load_boundaries(opened.root, sweep)),
+        candidate_sets=(load_candidate_sets(opened.root, sweep), load_boundary_measurements(opened.root, sweep)),
         changes=load_changes(opened.root, sweep),
         details=partial(load_details, opened, sweep),
         overlap=overlap,
         published=published,
+        frames=Frames(opened, sweep),
         provenance=made,
         length_control=length_control,
         refresh=refresh,

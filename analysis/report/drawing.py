@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 
 from analysis.estimates import comparison_columns, detectable_difference, with_standing
 from analysis.figures import figure_of, save
+from analysis.report.frames import Frames
 from analysis.report.panels import Provenance, Setting, heading, split
 from analysis.schema import PAIR, plain
 
@@ -38,6 +39,10 @@ class Analysed:
     beside: pd.DataFrame
     provenance: Provenance
     results: pd.DataFrame | None = None
+    changes: pd.DataFrame | None = None
+    """Of `analysis.unlearning`, where they were measured."""
+    frames: Frames | None = None
+    """What else the store has; without it only the cells are drawn."""
     overlap: pd.DataFrame | None = None
     """Of `load.load_overlap`."""
     published: bool = False

@@ -14,6 +14,14 @@ from analysis.report.cell_drawings import (
     overoptimisations,
     scaling_curves,
 )
+from analysis.report.data_drawings import (
+    boundaries,
+    costs,
+    normality_checks,
+    reward_distributions,
+    training,
+    unlearning,
+)
 from analysis.report.drawing import Analysed, Drawing, Figures, NotDrawn
 from analysis.report.panels import Setting, heading
 
@@ -43,6 +51,12 @@ FIGURES: Final[Sequence[Callable[[Analysed], Figures]]] = (
     overlaps,
     overoptimisations,
     lengths,
+    reward_distributions,
+    normality_checks,
+    training,
+    unlearning,
+    boundaries,
+    costs,
 )
 """Every kind of figure of a report, in its order; another one is added here.
 

@@ -22,6 +22,7 @@ from analysis.regressions import Regressions, regression_cells, regression_frame
 from analysis.report import page, sections
 from analysis.report.details import Detail
 from analysis.report.drawings import Analysed, Drawn, draw, plan_figures, reasons
+from analysis.report.frames import Frames
 from analysis.report.panels import Provenance, panels
 from analysis.report.sections import Section
 from analysis.report.terminal import print_table
@@ -51,6 +52,7 @@ def write_report(
     candidate_sets: tuple[pd.DataFrame, pd.DataFrame] | None = None,
     changes: pd.DataFrame | None = None,
     details: Details | None = None,
+    frames: Frames | None = None,
     overlap: pd.DataFrame | None = None,
     published: bool = False,
     provenance: Provenance = None,
@@ -64,10 +66,11 @@ def write_report(
     scores of `regressions` stand in `regressions.csv`, `rankings` of `analysis.rankings` in `rankings.csv`,
     `candidate_sets` (of `analysis.candidate_sets`: the sets, and the boundaries) in `candidate_sets.csv` and
     `boundary.csv`, what `changes` (of `analysis.unlearning`) show in `unlearning.csv`, `overlap` (of
-    `load.load_overlap`) in a figure, and `details` behind the cells on the page. `published` curves lie under the
-    scaling curves. With `length_control` each result of AlpacaEval 2 also has its length-controlled win rate.
-    `provenance` (sweep, commit, versions) becomes the small print. A page with `refresh` loads itself anew after so
-    many seconds. Raises PrefsweepError when there are no results, or the frames break their contract.
+    `load.load_overlap`) in a figure, and `details` behind the cells on the page; figures of rewards, training, rounds
+    and costs are drawn from `frames`. `published` curves lie under the scaling curves. With `length_control` each
+    result of AlpacaEval 2 also has its length-controlled win rate. `provenance` (sweep, commit, versions) becomes the
+    small print. A page with `refresh` loads itself anew after so many seconds. Raises PrefsweepError when there are no
+    results, or the frames break their contract.
     """
     check_results(results)
     check_verdicts(verdicts)
@@ -86,6 +89,8 @@ def write_report(
             beside=beside,
             provenance=provenance,
             results=results,
+            changes=changes,
+            frames=frames,
             overlap=overlap,
             published=published,
         )

@@ -262,10 +262,11 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     )
     monkeypatch.setattr("analysis.regressions.load_regressions", lambda *_: None)
     monkeypatch.setattr("analysis.rankings.load_rankings", lambda *_: None)
-    for name in ("load_candidate_sets", "load_boundaries"):
+    for name in ("load_candidate_sets", "load_boundary_measurements"):
         monkeypatch.setattr(f"analysis.candidate_sets.{name}", lambda *_: pd.DataFrame())
     monkeypatch.setattr("analysis.unlearning.load_changes", lambda *_: None)
     monkeypatch.setattr("analysis.report.load_details", lambda *_: {})
+    monkeypatch.setattr("analysis.report.Frames", lambda *_: None)
     monkeypatch.setitem(sys.modules, "analysis.load", module)
     monkeypatch.delitem(sys.modules, "analysis.__main__", raising=False)
     return module
