@@ -1,5 +1,6 @@
 """Figures over the grid of pairs beyond the single heatmap: small multiples, differences, rows in common."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +34,7 @@ def estimated(frames: tuple[pd.DataFrame, pd.DataFrame]) -> tuple[pd.DataFrame, 
     return estimate_cells(frames[0], table), table
 
 
+@lru_cache
 def several(policies: tuple[str, ...] = POLICIES, sizes: tuple[int, ...] = SIZES) -> pd.DataFrame:
     """Cells of policies, each judged against its own answers, with how they stand in their panels."""
     frames = [renamed(name, make_frames(sizes=sizes, settings={"policy.name": name})) for name in policies]
