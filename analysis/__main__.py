@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from analysis.candidate_sets import load_boundaries, load_candidate_sets
+from analysis.candidate_sets import load_boundary_measurements, load_candidate_sets
 from analysis.comparability import check_comparable
-from analysis.compare import compare
+from analysis.compare import compare, compare_grids
 from analysis.hub_files import load_difficulty, load_gamed
 from analysis.load import load_answers, load_overlap, load_results, load_verdicts
 from analysis.rankings import load_rankings
 from analysis.regressions import load_regressions
-from analysis.report import LengthInputs, load_details, replace, watch, write_report
+from analysis.report import Frames, LengthInputs, load_details, replace, watch, write_report
 from analysis.rounds import rounds
 from analysis.stores import Reading
 from analysis.unlearning import load_changes
@@ -39,7 +39,7 @@ def _report(options: argparse.Namespace) -> str:
     if options.length_control is not None:
         folder = None if options.length_control == HUB else Path(options.length_control)
         length_control = (load_difficulty(folder), load_gamed(folder))
-    own = {"together": options.together, "length_control": length_control}
+    own = {"together": options.together, "length_control": length_control, "published": options.published}
     if options.watch is None:
         paths = report(options.store, options.sweep, options.out, **own)
         return f"wrote {len(paths)} files to {options.out}"
@@ -62,6 +62,12 @@ def _compare(options: argparse.Namespace) -> str:
     return compare(options.store, options.first, options.second, options.sweep)
 
 
+def _difference(options: argparse.Namespace) -> str:
+    for store in filter(None, (options.store, options.second_store)):
+        _check_store(store)
+    return compare_grids(options.store, options.first, options.second, options.out, second_store=options.second_store)
+
+
 def _rounds(options: argparse.Namespace) -> str:
     _check_store(options.store)
     return rounds(options.store, options.sweep)
@@ -74,14 +80,16 @@ def report(
     *,
     together: bool = False,
     length_control: LengthInputs | None = None,
+    published: bool = False,
     refresh: int | None = None,
 ) -> list[Path]:
     """Write the report on a store, or on one sweep in it, into `out`, with the cells' overlap beside it.
 
     `together` refuses results that are not comparable, which otherwise get panels of their own. `length_control`
-    are the difficulties and gamed baselines of AlpacaEval 2. A page with `refresh` loads itself anew after so many
-    seconds. The loader may leave what made the results (commit, versions) in `results.attrs["provenance"]`. Raises
-    PrefsweepError when the store or the sweep does not exist or holds no results.
+    are the difficulties and gamed baselines of AlpacaEval 2; `published` curves lie under the scaling curves. A page
+    with `refresh` loads itself anew after so many seconds. The loader may leave what made the results (commit,
+    versions) in `results.attrs["provenance"]`. Raises PrefsweepError when the store or the sweep does not exist or
+    holds no results.
     """
     opened = store if isinstance(store, Reading) else Reading(store)
     _check_store(opened.root)
@@ -93,6 +101,7 @@ def report(
         check_comparable(results, "--together")
     provenance = {"sweep": sweep} if sweep else {}
     made = provenance | results.attrs.get("provenance", {})
+    overlap = load_overlap(opened, sweep)
     paths = write_report(
         results,
         load_verdicts(opened, sweep),
@@ -100,15 +109,17 @@ def report(
         answers=load_answers(opened, sweep),
         regressions=load_regressions(opened.root, sweep),
         rankings=load_rankings(opened.root, sweep),
-        candidate_sets=(load_candidate_sets(opened.root, sweep), load_boundaries(opened.root, sweep)),
+        candidate_sets=(load_candidate_sets(opened.root, sweep), load_boundary_measurements(opened.root, sweep)),
         changes=load_changes(opened.root, sweep),
         details=partial(load_details, opened, sweep),
+        overlap=overlap,
+        published=published,
+        frames=Frames(opened, sweep),
         provenance=made,
         length_control=length_control,
         refresh=refresh,
     )
-    overlap = load_overlap(opened, sweep).to_csv(index_label="cell")
-    return [*paths, replace(out / "overlap.csv", overlap)]
+    return [*paths, replace(out / "overlap.csv", overlap.to_csv(index_label="cell"))]
 
 
 def _check_store(store: Path) -> None:
@@ -141,6 +152,11 @@ def _parser() -> argparse.ArgumentParser:
         f"{HUB} fetches them",
     )
     command.add_argument(
+        "--published",
+        action="store_true",
+        help="draw the published curves of arXiv 2502.16825 under the scaling curves, on an axis of their own",
+    )
+    command.add_argument(
         "--watch",
         type=_seconds,
         nargs="?",
@@ -154,6 +170,13 @@ def _parser() -> argparse.ArgumentParser:
     other.add_argument("first", metavar="FIRST", help="a cell: the beginning of its key, or of the id of a result")
     other.add_argument("second", metavar="SECOND", help="the cell that it is compared with")
     other.set_defaults(run=_compare)
+    grids = commands.add_parser("difference", help="a heatmap of the difference of two sweeps, or of two settings")
+    for name, what in (("first", "a sweep, or SWEEP:key=value,..."), ("second", "what is subtracted from it")):
+        grids.add_argument(name, metavar=name.upper(), help=what)
+    grids.add_argument("--out", type=Path, default=Path("difference"), metavar="DIR", help="default: ./difference")
+    grids.add_argument("--second-store", type=Path, metavar="DIR", help="the store of SECOND (default: that of FIRST)")
+    grids.add_argument("--store", type=Path, default=Path("store"), metavar="DIR", help="default: ./store")
+    grids.set_defaults(run=_difference)
     third = commands.add_parser("rounds", help="what each round gains, and on-policy over static data, with intervals")
     third.set_defaults(run=_rounds)
     for each in (command, other, third):

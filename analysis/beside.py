@@ -73,6 +73,21 @@ def beside_win_rates(cells: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame
     return pd.DataFrame(rows, columns=fields)
 
 
+def beside_points(cells: pd.DataFrame, beside: pd.DataFrame, measure: str, *also: str) -> pd.DataFrame:
+    """The done cells that have a win rate and the measure, with `measure`, `measure_low` and `measure_high`.
+
+    They have the same columns of each of `also`, NaN where it is not known.
+    """
+    found = cells[(cells["status"] == "done") & cells["win_rate"].notna()]
+    for name in (measure, *also):
+        own = beside[(beside["measure"] == name) & beside["estimate"].notna()].set_index("cell")
+        if name == measure:
+            found = found[found.index.isin(own.index)]
+        columns = {name: "estimate", f"{name}_low": "low", f"{name}_high": "high"}
+        found = found.assign(**{new: own[old].reindex(found.index).astype(float) for new, old in columns.items()})
+    return found
+
+
 def near_constant(beside: pd.DataFrame) -> dict[int, float]:
     """Share of near-copies by row label of the cells whose answers are near-constant; a win rate there means little."""
     rows = beside[

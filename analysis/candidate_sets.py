@@ -75,7 +75,7 @@ def load_candidate_sets(store: Path | str, sweep: str | None = None) -> pd.DataF
     return frame
 
 
-def load_boundaries(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
+def load_boundary_measurements(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
     """One row per result whose policy was compared with the static candidates, and measurement of it, the last first.
 
     Raises:

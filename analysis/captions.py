@@ -23,7 +23,8 @@ def caption(cells: pd.DataFrame, detectable: float) -> str:
         return "No cell is done yet."
     parts = [
         labels_sentence(done),
-        f"{_range(done, 'instructions')} instructions{failed_text(done)}; training seeds: {_range(done, 'seeds')}.",
+        f"{values_range(done, 'instructions')} instructions{failed_text(done)}; "
+        f"training seeds: {values_range(done, 'seeds')}.",
         scope(done),
         methods(done),
         detectable_sentence(detectable),
@@ -36,7 +37,7 @@ def failed_text(done: pd.DataFrame) -> str:
     """How many instructions are in no number since a judgement failed; nothing where there are none."""
     if not (done["excluded"].astype(float) > 0).any():
         return ""
-    return f" ({_range(done, 'excluded')} more in no number: their judgement failed)"
+    return f" ({values_range(done, 'excluded')} more in no number: their judgement failed)"
 
 
 def labels_sentence(done: pd.DataFrame) -> str:
@@ -75,7 +76,7 @@ def steps_sentence(done: pd.DataFrame) -> str:
     steps = done["steps"].dropna()
     if steps.empty or steps.max() <= STEPS_APART * steps.min():
         return ""
-    return f"Cells are compared at unequal steps: {_range(done, 'steps')}."
+    return f"Cells are compared at unequal steps: {values_range(done, 'steps')}."
 
 
 def pair_text(chosen: object, rejected: object) -> str:
@@ -137,7 +138,8 @@ def _values(done: pd.DataFrame, column: str) -> str:
     return " / ".join(dict.fromkeys(plain(value) or "not stated" for value in done[column]))
 
 
-def _range(done: pd.DataFrame, column: str) -> str:
+def values_range(done: pd.DataFrame, column: str) -> str:
+    """The one value of a column, or its least and its largest."""
     values = done[column].dropna()
     if values.empty:
         return "unknown"

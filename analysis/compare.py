@@ -1,14 +1,16 @@
-"""Two cells of a store against each other: the difference of their win rates with its interval, or a refusal."""
+"""Two cells against each other, or two grids: the differences of their win rates with intervals, or a refusal."""
 
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.comparability import check_comparable
+from analysis.differences import pair_differences, read_side
 from analysis.estimates import estimate_cells, preference_table
+from analysis.figures import difference_heatmap, figure_of, save
 from analysis.load import load_results, load_verdicts
 from analysis.statistics import Interval, seeds_difference
-from analysis.tables import cell_name, points_text
+from analysis.tables import cell_name, points_text, spreadsheet_safe
 from harness.errors import PrefsweepError
 
 
@@ -33,6 +35,27 @@ def compare(store: Path, first: str, second: str, sweep: str | None = None) -> s
     return (
         f"{names[0]}, less {names[1]}: {points_text(interval)} points (95 % interval over {interval.n} instructions: "
         f"{interval.scope}). Method: {interval.method}.{note}"
+    )
+
+
+def compare_grids(store: Path, first: str, second: str, out: Path, *, second_store: Path | None = None) -> str:
+    """Write the difference of two grids as heatmap and table into `out`; returns in words which pairs differ.
+
+    `first` and `second` are sweeps, or `SWEEP:key=value,key=value`. Raises PrefsweepError as
+    `differences.read_side` and `differences.pair_differences` do.
+    """
+    sides = read_side(store, first), read_side(second_store or store, second)
+    frame = pair_differences(*sides)
+    axes = difference_heatmap(frame, first=first, second=second)
+    out.mkdir(parents=True, exist_ok=True)
+    paths = save(figure_of(axes), out / "difference")
+    table = out / "difference.csv"
+    table.write_text(spreadsheet_safe(frame).to_csv(index=False), encoding="utf-8")
+    compared = frame[frame["status"] == "done"]
+    apart = int(((compared["low"] > 0) | (compared["high"] < 0)).sum())
+    return (
+        f"{first} less {second}: {apart} of {len(compared)} pairs are told apart from no difference (95 % intervals "
+        f"that hold together); wrote {', '.join(path.name for path in (*paths, table))} to {out}"
     )
 
 

@@ -25,6 +25,13 @@ from harness.positions import PAIRS, POSITIONS
 
 INTERVAL: Final = ("low", "high", "method", "scope", "excluded", "note")
 
+STANDING: Final = "standing"
+"""Column of `with_standing`: `BEST`, `RIVAL`, `LOWER`, or None for a cell that was not compared."""
+
+BEST: Final = "best"
+RIVAL: Final = "not told apart from the best"
+LOWER: Final = "not the best"
+
 
 def preference_table(results: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     """Preferences [instructions x done results]; NaN where a judgement failed or there was none.
@@ -101,7 +108,7 @@ def comparison_columns(cells: pd.DataFrame) -> list[str]:
 
     Which static candidates rows are made of belongs to the construction.
     """
-    own = {"results", "asked", "seeds", "planned", "experiment", "n", ROUND, *INTERVAL, *PAIR, *IMPORTED}
+    own = {"results", "asked", "seeds", "planned", "experiment", "n", ROUND, STANDING, *INTERVAL, *PAIR, *IMPORTED}
     settings = [name for name in configuration_columns(cells) if name not in own]
     apart = ("construction.", "ranker.", "candidates.", "rounds.", "boundary.")
     return [name for name in settings if not name.startswith(apart)]
@@ -139,6 +146,23 @@ def not_told_apart(cells: pd.DataFrame, table: pd.DataFrame, best: int) -> list[
     against = _by_row(compare_with_best(grid))
     others = [int(str(row)) for row in grid.names if grid.experiment[row] != grid.experiment[best]]
     return [row for row in others if not against[row].high <= 0]
+
+
+def with_standing(cells: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """The cells with a further column `STANDING`: which is the best of them, and which may be for all that is known.
+
+    The best is the one with the highest win rate on the instructions that all were judged on, with the cells of its
+    experiment; the others by `best_comparisons`. None is the best of fewer than two experiments.
+    """
+    grid = grid_of(cells, table)
+    found: dict[int, str] = {}
+    if len(grid.names) > 1 and len(grid.means):
+        best = int(grid.rates.argmax())
+        for cell, interval in compare_with_best(grid).items():
+            own = grid.experiment[cell] == best
+            found[int(str(cell))] = BEST if own else RIVAL if interval.high > 0 else LOWER
+    standing = np.array([found.get(int(row)) for row in cells.index], dtype=object)
+    return cells.assign(**{STANDING: standing})
 
 
 def detectable_difference(cells: pd.DataFrame, table: pd.DataFrame) -> float:

@@ -22,6 +22,7 @@ from analysis.stores import Points, Stores, ancestry, points_of
 from harness import choice, cost, record
 from harness.errors import ConfigError
 from harness.plan import STAGES
+from harness.positions import POSITIONS
 from harness.selection import pick
 from harness.stages import select
 from harness.store import Artifact, Store
@@ -32,7 +33,7 @@ LEAST_FOR_NORMALITY = 8
 _DRAWS = 20_000
 """Simulated prompts behind an expected z: its standard error is below 0.01."""
 
-_POOL_TEXT = ("pool", "policy.name", "reward.name")
+POOL_TEXT = ("pool", "policy.name", "reward.name", "scored_by")
 
 
 def load_training(store: Stores, sweep: str | None = None) -> pd.DataFrame:
@@ -51,30 +52,36 @@ def load_training(store: Stores, sweep: str | None = None) -> pd.DataFrame:
             if (artifact := opened.find("train", key)) is None:
                 continue
             if artifact.folder not in read:
-                read[artifact.folder] = artifact.table("training")
+                read[artifact.folder] = artifact.table("training", [name for name in schema.TRAINING if name != "cell"])
             curves.append(read[artifact.folder])
             cells += [key] * len(curves[-1])
     frame = pa.concat_tables(curves, promote_options="default").to_pandas() if curves else pd.DataFrame()
-    return _typed([frame.assign(cell=cells)], schema.TRAINING, ("cell",))
+    return typed([frame.assign(cell=cells)], schema.TRAINING, ("cell",))
 
 
-def load_spreads(store: Stores, sweep: str | None = None) -> pd.DataFrame:
+def load_spreads(store: Stores, sweep: str | None = None, *, shapes: int | None = None) -> pd.DataFrame:
     """One row per pool (policy, reward and n) and prompt, with the columns of `schema.SPREADS`.
+
+    Args:
+        store: a store, or several.
+        sweep: one sweep only.
+        shapes: prompts of each pool whose skewness, kurtosis and test of normality are computed, the first by id; an id
+            is a hash, so they are a random sample. None: all, a tenth of a millisecond each.
 
     Raises:
         StoreError: no store there, or no such sweep.
     """
     frames = []
-    for opened, pool, facts in _pools(store, sweep):
+    parts: Parts = {}
+    for opened, pool, facts in pools(store, sweep):
         frame = pool.table("spreads").to_pandas()
-        keys = pool.manifest.inputs["rewards"]
-        scored = tuple(a for key in keys if (a := opened.find("score", key) or opened.find("rank", key)) is not None)
-        if len(scored) == len(keys):
-            ids, rewards = select.matrix(scored, "rewards", "reward", facts["n"])
-            shapes = pd.DataFrame({"prompt_id": ids, **_shape(rewards)})
-            frame = frame.merge(shapes, on="prompt_id", how="left", validate="one_to_one")
+        if (scored := scores(opened, pool)) is not None:
+            ids = frame["prompt_id"].sort_values().head(shapes) if shapes is not None else frame["prompt_id"]
+            rewards = _rewards(scored, list(ids), facts["n"], parts if shapes is not None else {})
+            measured = pd.DataFrame({"prompt_id": list(ids), **_shape(rewards)})
+            frame = frame.merge(measured, on="prompt_id", how="left", validate="one_to_one")
         frames.append(frame.assign(**facts))
-    return _typed(frames, schema.SPREADS, (*_POOL_TEXT, "prompt_id", "dropped"))
+    return typed(frames, schema.SPREADS, (*POOL_TEXT, "prompt_id", "dropped"))
 
 
 def load_picks(store: Stores, sweep: str | None = None) -> pd.DataFrame:
@@ -84,15 +91,15 @@ def load_picks(store: Stores, sweep: str | None = None) -> pd.DataFrame:
         StoreError: no store there, or no such sweep.
     """
     rows = []
-    for _, pool, facts in _pools(store, sweep):
-        frame = pool.table("picks", ["position", "z"]).to_pandas()
+    for opened, pool, facts in pools(store, sweep):
+        frame, said = pool.table("picks", ["position", "z"]).to_pandas(), _labels(opened, pool)
         for position, z in frame.groupby("position", sort=False)["z"]:
             name, n = str(position), facts["n"]
             expected = math.nan if n is None else expected_z(name, n)
             mean = mean_interval(z.to_numpy())
             realised = {"prompts": mean.n, "z_mean": mean.estimate, "z_low": mean.low, "z_high": mean.high}
-            rows.append({**facts, "position": name, **realised, "z_expected": expected})
-    return _typed([pd.DataFrame(rows)], schema.PICKS, (*_POOL_TEXT, "position"))
+            rows.append({**facts, "position": name, **realised, "z_expected": expected, **said})
+    return typed([pd.DataFrame(rows)], schema.PICKS, (*POOL_TEXT, "position", "reward_label", "decoding"))
 
 
 def load_costs(store: Stores, sweep: str | None = None) -> pd.DataFrame:
@@ -113,20 +120,73 @@ def load_costs(store: Stores, sweep: str | None = None) -> pd.DataFrame:
             if str(artifact.folder) not in counted:  # an alias has its original's
                 counted.add(str(artifact.folder))
                 row.update(seconds=spent.seconds, gpu=spent.gpu_seconds, **_paid(artifact))  # type: ignore[call-overload]
-    return _typed([pd.DataFrame([_cost(s, rows[s]) for s in STAGES if s in rows])], schema.COSTS, ("stage",))
+    return typed([pd.DataFrame([_cost(s, rows[s]) for s in STAGES if s in rows])], schema.COSTS, ("stage",))
+
+
+def expected_z(position: str, n: int) -> float:
+    """Mean realised z of a position if a prompt's n rewards are normal, by simulation; NaN for what is no position."""
+    return _expected(POSITIONS if position in POSITIONS else (position,), n).get(position, math.nan)
 
 
 @lru_cache(maxsize=512)
-def expected_z(position: str, n: int) -> float:
-    """Mean realised z of a position if a prompt's n rewards are normal, by simulation; NaN for what is no position."""
+def _expected(positions: tuple[str, ...], n: int) -> dict[str, float]:
+    """Of several positions at once, since drawing takes longer than picking."""
     try:
         normal = np.random.default_rng(0).standard_normal((_DRAWS, n))
-        return float(np.nanmean(pick(normal, positions=[position]).z))
+        return dict(zip(positions, np.nanmean(pick(normal, positions=positions).z, axis=0).tolist(), strict=True))
     except ConfigError:
-        return math.nan
+        return {}
 
 
-def _pools(store: Stores, sweep: str | None) -> Iterator[tuple[Store, Artifact, dict[str, Any]]]:
+def scores(store: Store, pool: Artifact) -> list[Artifact] | None:
+    """The rewards, or the ranks, that a selection is made from; None where some are not there any more."""
+    keys = pool.manifest.inputs["rewards"]
+    found = [a for key in keys if (a := store.find("score", key) or store.find("rank", key)) is not None]
+    return found if len(found) == len(keys) else None
+
+
+def _labels(store: Store, pool: Artifact) -> dict[str, str | None]:
+    """Who has scored a pool, and how it was sampled, in words."""
+    scored = scores(store, pool) or []
+    labels = dict.fromkeys(label for a in scored if (label := a.manifest.measures.get("label")))
+    keys = dict.fromkeys(key for a in scored for key in a.manifest.inputs.get("responses", ()))
+    sampled = [a for key in keys if (a := store.find("sample", key)) is not None]
+    decodings = dict.fromkeys(text for a in sampled if (text := a.manifest.measures.get("decoding")))
+    return {"reward_label": "; ".join(labels) or None, "decoding": "; ".join(decodings) or None}
+
+
+Parts = dict[tuple[Path, tuple[str, ...]], tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float64]]]
+"""Rows, sample indices and rewards that were read, by folder and prompts."""
+
+
+def _rewards(scored: Sequence[Artifact], ids: Sequence[str], n: int | None, parts: Parts) -> npt.NDArray[np.float64]:
+    """Rewards of these prompts' first n samples, [prompts x n], read part by part; NaN where there is none.
+
+    Args:
+        scored: what holds the rewards.
+        ids: of the prompts.
+        n: None for all samples.
+        parts: what was read before: pools of a smaller n have the same parts. It is added to.
+    """
+    if n is None:
+        given, every = select.matrix(tuple(scored), "rewards", "reward", n)
+        return np.asarray(every[pd.Index(given).get_indexer(pd.Index(ids))])
+    rewards = np.full((len(ids), n), np.nan)
+    places, asked = pd.Index(ids), tuple(ids)
+    for artifact in scored:
+        if (known := (artifact.folder, asked)) not in parts:
+            table = artifact.table("rewards", ["prompt_id", "sample_index", "reward"])
+            rows = places.get_indexer(pd.Index(table.column("prompt_id").to_pandas()))
+            own = rows >= 0
+            samples, values = (table.column(name).to_numpy()[own] for name in ("sample_index", "reward"))
+            parts[known] = rows[own], samples.astype(np.intp), values.astype(np.float64)
+        rows, samples, values = parts[known]
+        first = samples < n
+        rewards[rows[first], samples[first]] = values[first]
+    return rewards
+
+
+def pools(store: Stores, sweep: str | None) -> Iterator[tuple[Store, Artifact, dict[str, Any]]]:
     """Every selection of a sweep, once, with the columns that name it."""
     for opened, points in points_of(store, sweep):
         seen: set[str] = set()
@@ -154,7 +214,8 @@ def _names(store: Store, pool: Artifact, config: Mapping[str, Any]) -> dict[str,
     """Whose responses a pool has, who has scored or ranked them, and how many of each prompt; None: all."""
     ranked = store.find("rank", pool.manifest.inputs["rewards"][0]) is not None
     scorer = config["ranker.name" if ranked else "reward.name"]
-    return {"policy.name": config["policy.name"], "reward.name": scorer, "n": pool.manifest.spec["n"]}
+    names = {"policy.name": config["policy.name"], "reward.name": scorer, "n": pool.manifest.spec["n"]}
+    return {**names, "scored_by": "ranker" if ranked else "reward"}
 
 
 def _users(points: Points) -> tuple[Counter[str], dict[str, str]]:
@@ -212,7 +273,7 @@ def _shape(rewards: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64
     return columns
 
 
-def _typed(frames: Sequence[pd.DataFrame], columns: Mapping[str, str], text: Sequence[str]) -> pd.DataFrame:
+def typed(frames: Sequence[pd.DataFrame], columns: Mapping[str, str], text: Sequence[str]) -> pd.DataFrame:
     """The frames as one with these columns: the named ones text, the others float64."""
     given = [frame.reindex(columns=list(columns)) for frame in frames if len(frame)]
     frame = pd.concat(given, ignore_index=True) if given else pd.DataFrame(columns=list(columns))

@@ -3,10 +3,13 @@
 The columns are those of `analysis.schema`. A partial sweep loads; what is missing has a status that says so.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from analysis import answers, schema
@@ -149,22 +152,30 @@ def read_ancestors(store: Store, sweep: str | None, stage: str) -> dict[str, lis
 def load_overlap(store: Stores, sweep: str | None = None) -> pd.DataFrame:
     """How much cells share: share of the row's preference rows that the column's cell has too, [cells x cells].
 
-    Rows are the same where prompt, chosen and rejected tokens are. Indexed by cell key; cells without rows are NaN.
+    Rows are the same where the tokens of prompt, chosen and rejected are: a prompt with a goal is another one. Indexed
+    by cell key; cells without rows are NaN.
 
     Raises:
         StoreError: no store there, or no such sweep.
     """
-    rows: dict[str, set[tuple[str, bytes, bytes]]] = {}
+    rows: dict[str, set[bytes]] = {}
     for opened, _, point in _each(store, sweep):
         cell, pairs = _cell(point["nodes"]), point["nodes"].get("pairs")
         artifact = None if cell in rows or pairs is None else opened.find("pairs", pairs)
         if artifact is not None:
-            table = artifact.table("pairs", ["prompt_id", "chosen_ids", "rejected_ids"]).to_pandas()
-            rows[cell] = {
-                (r.prompt_id, r.chosen_ids.tobytes(), r.rejected_ids.tobytes()) for r in table.itertuples(index=False)
-            }
+            table = artifact.table("pairs", ["prompt_ids", "chosen_ids", "rejected_ids"]).to_pandas()
+            rows[cell] = {_row_digest(row) for row in table.itertuples(index=False)}
     shares = {a: {b: len(rows[a] & rows[b]) / len(rows[a]) if rows[a] else None for b in rows} for a in rows}
     return pd.DataFrame.from_dict(shares, orient="index", dtype="float64")
+
+
+def _row_digest(row: Iterable[npt.NDArray[np.int32]]) -> bytes:
+    """A row by its tokens, in 16 bytes: a large cell's tokens are a hundred megabytes."""
+    whole = blake2b(digest_size=16)
+    for tokens in row:
+        whole.update(len(tokens).to_bytes(8))
+        whole.update(tokens.tobytes())
+    return whole.digest()
 
 
 _MANY = 100

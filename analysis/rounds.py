@@ -16,7 +16,7 @@ import pandas as pd
 from analysis.comparability import check_comparable
 from analysis.estimates import preference_table
 from analysis.load import load_results, load_verdicts
-from analysis.schema import PATH, ROUND, SEED, configuration_columns, plain, was_imported
+from analysis.schema import ON_SHARE, PATH, ROUND, SEED, configuration_columns, plain, was_imported
 from analysis.statistics import Floats, Interval, ratio_of_gains, seeds_interval
 from analysis.stores import Stores, points_of
 from analysis.tables import points_text
@@ -35,7 +35,6 @@ NO_START: Final = "the untrained policy, from which the first round gains, was n
 _INTERVAL = ("low", "high", "method", "scope", "instructions", "seeds", "note")
 GAINS: Final = ("settings", "round", "after", "data", "gain", *_INTERVAL)
 RATIOS: Final = ("settings", "round", "after", "ratio", *_INTERVAL)
-BOUNDARIES: Final = ("result", "round", "path", "on_share", "low", "high", "stage", "data")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -196,8 +195,8 @@ def _of(gain: _Gain, seeds: list[Any]) -> Floats:
     return np.asarray(gain.values.iloc[[gain.seeds.index(seed) for seed in seeds]], dtype=np.float64)
 
 
-def load_boundaries(store: Stores, sweep: str | None = None) -> pd.DataFrame:
-    """One row per result whose round's data a boundary has chosen, or that one was measured for: `BOUNDARIES`.
+def load_on_share(store: Stores, sweep: str | None = None) -> pd.DataFrame:
+    """One row per result whose round's data a boundary has chosen, or that one was measured for: `schema.ON_SHARE`.
 
     Raises:
         StoreError: no store there, or no such sweep.
@@ -209,16 +208,20 @@ def load_boundaries(store: Stores, sweep: str | None = None) -> pd.DataFrame:
             key = _boundary(recorded, point)
             found = opened.find(recorded.nodes[key]["stage"], key) if key is not None else None
             if found is not None:
-                path, measures = point["config"].get(PATH) or (), found.manifest.measures
+                config, measures = point["config"], found.manifest.measures
                 pairs = opened.find("pairs", point["nodes"].get("pairs", ""))
                 rows[result] = {
                     "result": result,
-                    "round": max(1, len(path)),
-                    "path": " > ".join(path),
-                    **{column: measures.get(column) for column in ("on_share", "low", "high", "stage")},
+                    "policy.name": config["policy.name"],
+                    "round": max(1, len(config.get(PATH) or ())),
+                    "path": " > ".join(config.get(PATH) or ()),
+                    "measurement": found.manifest.content_id,
+                    **{column: measures.get(column) for column in ("on_share", "low", "high", "stage", "label")},
+                    "prompts": found.manifest.rows["kept"],
                     "data": pairs.manifest.measures.get("data") if pairs is not None else None,
                 }
-    frame = pd.DataFrame(list(rows.values()), columns=list(BOUNDARIES))
+    frame = pd.DataFrame(list(rows.values()), columns=list(ON_SHARE))
+    frame = frame.astype({"round": "int64", "prompts": "int64", "on_share": float, "low": float, "high": float})
     return frame.sort_values(["path", "round", "result"], ignore_index=True)
 
 
@@ -246,8 +249,8 @@ def rounds(store: Path, sweep: str | None = None) -> str:
         value = f"{row['ratio']:.2f}{ends}" if row["ratio"] == row["ratio"] else "unknown"
         what = f"Effectiveness of on-policy over static data, round {row['round']}{_after(row)}"
         lines.append(f"{what}: {value}{_foot(row)}")
-    for row in load_boundaries(store, sweep).to_dict("records"):
-        known = row["on_share"] is not None
+    for row in load_on_share(store, sweep).to_dict("records"):
+        known = row["on_share"] == row["on_share"]
         share = f"{row['on_share']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" if known else "unknown"
         what = f"Boundary of round {row['round']} ({row['path'] or 'plain'})"
         lines.append(f"{what}: on-policy share {share}, {row['stage']}")

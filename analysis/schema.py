@@ -93,6 +93,8 @@ TRAINING: Final[dict[str, str]] = {
     "rejected_logp": "mean log-probability of the rejected responses, nats per response",
     "learning_rate": "learning rate of the step",
     "grad_norm": "norm of the gradient before clipping",
+    "chosen_logp_change": "mean change of the chosen responses' log-probability from the reference, nats per response",
+    "rejected_logp_change": "likewise of the rejected responses",
 }
 """One row per training and step."""
 
@@ -101,6 +103,7 @@ _POOL: Final[dict[str, str]] = {
     "policy.name": "short name of the policy",
     "reward.name": "short name of the reward, or of the judge that ranked",
     "n": "samples per prompt that were selected from; NaN for static candidates, of which all are",
+    "scored_by": "`reward`, or `ranker`, whose ranks stand in place of rewards",
 }
 
 SPREADS: Final[dict[str, str]] = {
@@ -124,8 +127,18 @@ PICKS: Final[dict[str, str]] = {
     "z_low": "lower end of its 95 % interval over prompts (Student's t); NaN with one prompt",
     "z_high": "upper end",
     "z_expected": "what normal rewards would give at this n, by simulation (standard error below 0.01)",
+    "reward_label": "the reward or ranker in words",
+    "decoding": "how the pool was sampled, in words; None where it was not sampled here",
 }
 """One row per pool and position."""
+
+REWARD_Z: Final[dict[str, str]] = {
+    **_POOL,
+    "z": "middle of a bin of realised z, (reward - mu) / sigma; the first and the last hold all that lies beyond, too",
+    "responses": "responses in the bin, of the prompts that were not dropped",
+    "expected": "how many of as many normal rewards there would be",
+}
+"""One row per pool and bin of width 0.05."""
 
 COSTS: Final[dict[str, str]] = {
     "stage": "kind of work",
@@ -138,6 +151,22 @@ COSTS: Final[dict[str, str]] = {
     "unshared_gpu_hours": "likewise in GPU hours",
 }
 """One row per stage."""
+
+ON_SHARE: Final[dict[str, str]] = {
+    "result": "id of the result: the hash of its configuration",
+    "policy.name": "short name of the policy that the first round begins with",
+    "round": "number of the round, from 1",
+    "path": "data of the rounds up to that one, such as `static > auto`; empty for the plain pipeline",
+    "measurement": "content hash of the measurement, which results may share",
+    "on_share": "share of votes that the policy's own responses won against the static ones, 0 to 1",
+    "low": "lower end of its 95 % interval, clustered by prompt",
+    "high": "upper end",
+    "stage": "`injection` or `fine_tuning`",
+    "label": "the judge in words",
+    "prompts": "prompts that were compared",
+    "data": "data that the boundary has chosen, or None where the path names them",
+}
+"""One row per result whose policy was compared with static candidates, before its round was trained."""
 
 LENGTHS: Final = ("index", "len_reference", "len_model")
 """Further columns of the verdicts frame, where the judge's table has them: the instruction's number and lengths."""

@@ -31,6 +31,11 @@ MEASURES: Final[Mapping[str, str]] = {
     "slope_less_plain": "slope less that of the same pairs without goals",
 }
 
+CURVES: Final = ("cell", "rank", "reward", "change", "low", "high", "prompts", "scope", "method", "note")
+"""`rank` counts groups of responses from the lowest reward; `reward` is their mean less that of their prompt."""
+
+MOST_RANKS: Final = 5
+
 EXPLANATION: Final = (
     "Change of the log-probability of the untrained policy's own responses to the held-out instructions, from the "
     "policy to the cell's model, both asked as the cell's answers are. A slope above 0 means that better responses "
@@ -71,6 +76,45 @@ def unlearning_cells(cells: pd.DataFrame, changes: pd.DataFrame) -> pd.DataFrame
             intervals["slope_less_plain"] = _slope(_less(table, tables[baseline]))
         rows += [{"cell": label, "measure": name, **asdict(found)} for name, found in intervals.items()]
     return pd.DataFrame(rows, columns=["cell", "measure", *Interval.__dataclass_fields__])
+
+
+def unlearning_curves(cells: pd.DataFrame, changes: pd.DataFrame) -> pd.DataFrame:
+    """The mean change at each rank of reward, one row per cell and rank, with the columns `CURVES`.
+
+    The responses to one prompt are ranked by their reward, and fall into `MOST_RANKS` groups, or as many as there are
+    responses, so that every prompt counts in every group. Prompts whose rewards are all equal are left out, as they say
+    nothing of the reward; equal rewards stand in the order of their samples.
+    """
+    known = {str(name): frame for name, frame in changes.groupby("result", sort=False)}
+    rows = []
+    for label, names in cells["results"].items():
+        if own := [known[name] for name in names if name in known]:
+            table = _table(own)
+            rows += [{"cell": label, **row} for row in _ranks(table[table["reward"].notna()])]
+    return pd.DataFrame(rows, columns=list(CURVES))
+
+
+def _ranks(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Reward and mean change of each group of ranks, from the lowest."""
+    prompts = table["reward"].groupby(level="prompt_id")
+    table = table[(prompts.transform("max") > prompts.transform("min")).to_numpy()].sort_index()
+    if table.empty:
+        return []
+    prompts = table["reward"].groupby(level="prompt_id")
+    groups = int(min(MOST_RANKS, prompts.size().min()))
+    group = ((prompts.rank(method="first") - 1) * groups // prompts.transform("size")).astype(int)
+    apart = (table["reward"] - prompts.transform("mean")).groupby(group.to_numpy())
+    found = []
+    for number, reward in enumerate(apart.mean()):
+        own = table.loc[(group == number).to_numpy(), _seeds(table)].groupby(level="prompt_id").mean()
+        interval = mean_interval(own.to_numpy(float).T)
+        facts = {"change": interval.estimate, "low": interval.low, "high": interval.high}
+        found.append({"rank": number + 1, "reward": reward, **facts, "prompts": interval.n, **_said(interval)})
+    return found
+
+
+def _said(interval: Interval) -> dict[str, str]:
+    return {"scope": interval.scope, "method": interval.method, "note": interval.note}
 
 
 def unlearning_frame(cells: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from analysis.__main__ import main as analyse
-from analysis.load import load_results
+from analysis.load import load_overlap, load_results
 from analysis.unlearning import load_changes
 from harness import app, imports
 from harness.errors import ConfigError
@@ -310,6 +310,15 @@ def test_every_cell_is_judged_and_the_goals_share_a_training(finished: Store) ->
     assert (own["rows"] <= 2 * plain["rows"]).all()
     assert (own["rows"] == 2 * own["prompts"]).all()
     assert (own["margin"] > 0).all()
+
+
+def test_rows_with_a_goal_are_other_rows(finished: Store) -> None:
+    results = load_results(finished.root, "goals").drop_duplicates("cell").set_index("cell")
+    overlap = load_overlap(finished.root, "goals")
+    assert set(overlap.index) == set(results.index)
+    plain = results.index[results["construction.name"] == "max_min"][0]
+    assert overlap.at[plain, plain] == 1
+    assert (overlap.drop(index=plain)[plain] == 0).all()
 
 
 def test_no_text_is_tokenised_twice(finished: Store) -> None:

@@ -11,9 +11,15 @@ import pytest
 from rich.console import Console
 
 from analysis.__main__ import report
-from analysis.candidate_sets import candidate_sets_section, load_boundaries, load_candidate_sets, load_set_differences
+from analysis.candidate_sets import (
+    candidate_sets_section,
+    load_boundary_measurements,
+    load_candidate_sets,
+    load_set_differences,
+)
 from analysis.frames import load_picks, load_spreads
 from analysis.load import load_results
+from analysis.rounds import load_on_share
 from harness import app, candidates
 from harness.progress import Reporter
 from harness.stages.pairs import MixedSpec, is_static_row
@@ -109,11 +115,15 @@ def test_the_frames_of_a_round_are_of_the_pool_that_the_boundary_has_chosen(
     assert chosen["pool"].nunique() == 1
     assert set(chosen["n"]) == {8}  # the policy is in the fine-tuning stage
     assert set(load_spreads(store, "auto")["pool"]) == set(chosen["pool"])
+    (share,) = load_on_share(store, "auto").to_dict("records")
+    assert (share["round"], share["path"], share["stage"], share["data"]) == (1, "auto", "fine_tuning", "on_policy")
+    assert 0.5 < share["low"] <= share["on_share"] <= share["high"] <= 1
+    assert (share["policy.name"], share["prompts"]) == ("local", 8)
 
 
 def test_the_boundary_says_who_wins(shares: tuple[Path, str]) -> None:
     store, said = shares
-    frame = load_boundaries(store)
+    frame = load_boundary_measurements(store)
     assert len(frame) == 3
     assert frame["artifact"].nunique() == 1
     found = frame.iloc[0]
@@ -127,15 +137,15 @@ def test_sets_and_boundaries_of_several_rounds_say_whose_they_are(
     shares: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, _ = shares
-    first, second, third = load_boundaries(store)["result"]
-    assert set(load_boundaries(store)["policy"]) == {"local"}
+    first, second, third = load_boundary_measurements(store)["result"]
+    assert set(load_boundary_measurements(store)["policy"]) == {"local"}
     paths = {first: None, second: ["auto"], third: ["static", "auto"]}
     settings = {result: {"policy.name": "tiny", "rounds.path": path} for result, path in paths.items()}
     monkeypatch.setattr("analysis.candidate_sets.read_settings", lambda *_: settings)
-    for frame in (load_boundaries(store), load_candidate_sets(store)):
+    for frame in (load_boundary_measurements(store), load_candidate_sets(store)):
         policies = dict(zip(frame["result"], frame["policy"], strict=True))
         assert policies.items() <= {first: "tiny", second: "tiny", third: "tiny after static"}.items()
-    said = "\n".join(candidate_sets_section(load_candidate_sets(store), load_boundaries(store)))
+    said = "\n".join(candidate_sets_section(load_candidate_sets(store), load_boundary_measurements(store)))
     assert "Boundary of tiny" in said
 
 

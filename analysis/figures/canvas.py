@@ -3,6 +3,7 @@
 Figures are made without pyplot: no display, no global state, nothing to close.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -129,6 +130,15 @@ def _write_lines(figure: Figure, lines: list[str], start: float, *, size: float,
     for index, line in enumerate(lines):
         y = (start - index * size * LEADING / POINTS) / height
         figure.text(0.06 / width, y, line, size=size, weight=weight, color=colour, va="top", parse_math=False)
+
+
+def legend_layout(labels: Sequence[str], style: Style) -> tuple[int, float]:
+    """Columns of a legend over the axes, and the inches it takes above them."""
+    handle = 4 * style.small / POINTS
+    widest = max((text_width(label, style.small) for label in labels), default=0.0) + handle
+    columns = max(1, int((style.width - style.left) / widest)) if labels else 1
+    rows = -(-len(labels) // columns)
+    return columns, (rows * 1.45 * style.small + 4) / POINTS
 
 
 def finish_win_rates(axes: Axes, style: Style) -> None:

@@ -1,16 +1,20 @@
 """The scaling curve: win rate against the number of samples per prompt, a line per construction."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.legend import Legend
 
 from analysis.captions import caption, construction_labels, provenance_text
 from analysis.comparability import check_comparable
-from analysis.figures.canvas import INK, Style, finish_win_rates, new_axes, style_for, text_width
+from analysis.figures import underlay
+from analysis.figures.canvas import INK, Style, finish_win_rates, legend_layout, new_axes, style_for
+from analysis.published import PublishedCurve
 from analysis.schema import plain
 from harness.errors import PrefsweepError
 
@@ -33,24 +37,30 @@ def scaling_curve(
     detectable: float = math.nan,
     heading: str = "",
     provenance: Mapping[str, object] | None = None,
+    published: Sequence[PublishedCurve] = (),
 ) -> Axes:
     """Win rate in % against n (log2 axis), a line per construction and pair, with the interval as its band.
 
-    Only done cells are drawn. Cells that are one experiment at an n carry a ring. Raises PrefsweepError when
-    a construction stands more than once at an n. `width` is in inches, `detectable` a fraction.
+    Only done cells are drawn. Cells that are one experiment at an n carry a ring. Curves of `published` lie under them
+    in grey, on an axis of their own at the right, as they are of other judges. Raises PrefsweepError when a
+    construction stands more than once at an n. `width` is in inches, `detectable` a fraction.
     """
     check_comparable(frame, "scaling curve")
     done = frame[(frame["status"] == "done") & frame["n"].notna() & frame["win_rate"].notna()]
     lines = construction_lines(done)
     style = style_for(width)
+    if published:
+        style = replace(style, right=style.left)
     same = _shared_points(done)
-    labels = [*lines, *([SAME] if len(same) else [])]
-    columns, room = _legend_layout(labels, style)
+    labels = [*lines, *([SAME] if len(same) else []), *map(underlay.label, published)]
+    columns, room = legend_layout(labels, style)
     text = caption(done, detectable)
     if undone := len(frame) - len(done):
         text += f" Not done, so not drawn: {undone}."
     if len(lines) > MOST_BANDS:
         text += " Interval bands are left out: too many lines; the table has them."
+    if published:
+        text += f" {underlay.sentence(published)}"
     axes = new_axes(
         style,
         body=0.6 * (style.width - style.left - style.right),
@@ -73,7 +83,10 @@ def scaling_curve(
             label=SAME,
         )
     _finish_axes(axes, done, style)
-    _draw_legend(axes, columns, style)
+    handles, _ = axes.get_legend_handles_labels()
+    if published:
+        handles += underlay.draw(axes, published, style)
+    _draw_legend(axes, handles, columns, style)
     return axes
 
 
@@ -128,17 +141,9 @@ def _finish_axes(axes: Axes, done: pd.DataFrame, style: Style) -> None:
     finish_win_rates(axes, style)
 
 
-def _legend_layout(labels: list[str], style: Style) -> tuple[int, float]:
-    """Columns of the legend, and the inches it takes above the axes."""
-    handle = 4 * style.small / 72
-    widest = max((text_width(label, style.small) for label in labels), default=0.0) + handle
-    columns = max(1, int((style.width - style.left) / widest)) if labels else 1
-    rows = math.ceil(len(labels) / columns)
-    return columns, (rows * 1.45 * style.small + 4) / 72
-
-
-def _draw_legend(axes: Axes, columns: int, style: Style) -> None:
+def _draw_legend(axes: Axes, handles: Sequence[Artist], columns: int, style: Style) -> None:
     legend: Legend = axes.legend(
+        handles=handles,
         loc="lower left",
         bbox_to_anchor=(0, 1.01),
         ncols=columns,

@@ -53,6 +53,8 @@ class Content:
     sections: Sequence[Section]
     comparing: Section
     beside: pd.DataFrame
+    not_drawn: Sequence[str]
+    """Which figures there are not, and why."""
     details: Mapping[str, Detail]
     """By result."""
     provenance: Provenance
@@ -84,6 +86,7 @@ def render(content: Content, drawn: Sequence[Drawn], files: Sequence[str]) -> st
         opening=_html(content.opening),
         unfinished=[_shown(section) for section in content.unfinished],
         figures=_figures(drawn),
+        not_drawn=content.not_drawn,
         columns=list(table.columns),
         rows=table.to_numpy().tolist(),
         sections=[_shown(section) for section in content.sections],

@@ -21,7 +21,8 @@ from analysis.rankings import ranking_section, ranking_warnings
 from analysis.regressions import Regressions, regression_cells, regression_frame, regression_section
 from analysis.report import page, sections
 from analysis.report.details import Detail
-from analysis.report.drawings import Analysed, Drawn, draw, drawings
+from analysis.report.drawings import Analysed, Drawn, draw, plan_figures, reasons
+from analysis.report.frames import Frames
 from analysis.report.panels import Provenance, panels
 from analysis.report.sections import Section
 from analysis.report.terminal import print_table
@@ -51,6 +52,9 @@ def write_report(
     candidate_sets: tuple[pd.DataFrame, pd.DataFrame] | None = None,
     changes: pd.DataFrame | None = None,
     details: Details | None = None,
+    frames: Frames | None = None,
+    overlap: pd.DataFrame | None = None,
+    published: bool = False,
     provenance: Provenance = None,
     console: Console | None = None,
     length_control: LengthInputs | None = None,
@@ -61,10 +65,12 @@ def write_report(
     The frames are those of `analysis.schema`, `answers` that of `analysis.answers`, for which there is `beside.csv`;
     scores of `regressions` stand in `regressions.csv`, `rankings` of `analysis.rankings` in `rankings.csv`,
     `candidate_sets` (of `analysis.candidate_sets`: the sets, and the boundaries) in `candidate_sets.csv` and
-    `boundary.csv`, what `changes` (of `analysis.unlearning`) show in `unlearning.csv`, and `details` behind the cells
-    on the page. With `length_control` each result of AlpacaEval 2 also has its length-controlled win rate. `provenance`
-    (sweep, commit, versions) becomes the small print. A page with `refresh` loads itself anew after so many seconds.
-    Raises PrefsweepError when there are no results, or the frames break their contract.
+    `boundary.csv`, what `changes` (of `analysis.unlearning`) show in `unlearning.csv`, `overlap` (of
+    `load.load_overlap`) in a figure, and `details` behind the cells on the page; figures of rewards, training, rounds
+    and costs are drawn from `frames`. `published` curves lie under the scaling curves. With `length_control` each
+    result of AlpacaEval 2 also has its length-controlled win rate. `provenance` (sweep, commit, versions) becomes the
+    small print. A page with `refresh` loads itself anew after so many seconds. Raises PrefsweepError when there are no
+    results, or the frames break their contract.
     """
     check_results(results)
     check_verdicts(verdicts)
@@ -76,7 +82,19 @@ def write_report(
     beside = beside_win_rates(cells, pd.DataFrame(columns=list(ANSWERS)) if answers is None else answers)
     # In the small print of every figure: a heatmap is shown without its report.
     provenance = {**(provenance or {}), **flags(cells, beside)}
-    planned = drawings(Analysed(cells=cells, table=table, beside=beside, provenance=provenance))
+    planned, left_out = plan_figures(
+        Analysed(
+            cells=cells,
+            table=table,
+            beside=beside,
+            provenance=provenance,
+            results=results,
+            changes=changes,
+            frames=frames,
+            overlap=overlap,
+            published=published,
+        )
+    )
     with ready(len(planned) >= MANY_FIGURES) as start:
         drawing = start(partial(draw, out), planned)
         tables, numbers = _scores(
@@ -96,6 +114,7 @@ def write_report(
             sections=[*sections.details(cells, compared, beside), *numbers],
             comparing=sections.comparing(cells),
             beside=beside,
+            not_drawn=reasons(left_out),
             details=details(page.shown_results(cells)) if details is not None else {},
             provenance=provenance,
             refresh=refresh,
@@ -169,6 +188,9 @@ def _markdown(content: page.Content, figures: list[Drawn]) -> str:
     parts += [section.markdown for section in (*content.sections, content.comparing)]
     names = [figure.drawing.stem for figure in figures]
     parts += ["## Figures"] * bool(names) + [f"![{name}]({name}.png)" for name in names]
+    if content.not_drawn:
+        lines = [f"- {markdown_safe(line)}" for line in content.not_drawn]
+        parts += ["## Figures that are not drawn", "\n".join(lines)]
     if content.provenance:
         parts.append(f"<small>{markdown_safe(provenance_text(content.provenance))}</small>")
     return "\n\n".join(parts) + "\n"

@@ -28,7 +28,10 @@ from analysis.statistics.seeds import seed_variance
 
 MAX_T: Final = "max-t over {} experiments"
 WITH_THE_BEST: Final = "multiple comparisons with the best of {} experiments"
+MATCHED: Final = "max-t over {} differences"
 WITH_A_BASELINE: Final = "max-t over {} differences from the baseline"
+
+ONE_EXPERIMENT: Final = "no interval: the two are one and the same experiment"
 
 LEAST_ERROR: Final = 1.9
 """Standard error, in instructions, that an estimate has at least: where none differs, the guarded interval of one
@@ -145,6 +148,40 @@ def baseline_differences(
     differences = grid.rates - grid.rates[place]
     ends = _ends(differences, critical * errors, -1.0)
     return _by_cell(grid, [_interval(grid, *each, method, level) for each in ends])
+
+
+def matched_differences(
+    grid: Grid,
+    matches: Mapping[Any, tuple[Hashable, Hashable]],
+    *,
+    level: float = 0.95,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> dict[Hashable, Interval]:
+    """Win rate of the first cell of each match less that of the second, in intervals that hold together.
+
+    Paired by instruction; training seeds are independent. The difference of two cells of one experiment is 0, with
+    nothing to estimate: it has no interval, and is none of those that hold together. Raises ValueError for a match of
+    what is no cell.
+    """
+    if unknown := [cell for match in matches.values() for cell in match if cell not in grid.experiment]:
+        raise ValueError(f"{unknown[0]!r} is no cell; there are: {', '.join(map(str, grid.experiment))}")
+    places = {name: (grid.experiment[first], grid.experiment[second]) for name, (first, second) in matches.items()}
+    apart = {name: place for name, place in places.items() if place[0] != place[1]}
+    if 0 in grid.means.shape or not places:
+        reason = "no instruction that all cells were judged on"
+        return dict.fromkeys(matches, nothing(reason, level=level, excluded=grid.excluded))
+    contrasts = np.zeros((len(grid.names), len(apart)))
+    for column, (first, second) in enumerate(apart.values()):
+        contrasts[[first, second], column] = 1, -1
+    method = MATCHED.format(len(apart))
+    found = {}
+    if apart:
+        errors, critical = _critical(grid, contrasts, _draw(grid, draws, seed), level=level)
+        ends = _ends(grid.rates @ contrasts, critical * errors, -1.0)
+        found = {name: _interval(grid, *each, method, level) for name, each in zip(apart, ends, strict=True)}
+    same = replace(_interval(grid, 0.0, np.nan, np.nan, "none", level), method="none", note=ONE_EXPERIMENT)
+    return {name: found.get(name, same) for name in matches}
 
 
 def compare_with_best(

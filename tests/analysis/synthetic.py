@@ -55,6 +55,13 @@ def join(*frames: tuple[pd.DataFrame, pd.DataFrame]) -> tuple[pd.DataFrame, pd.D
     return pd.concat(results, ignore_index=True), pd.concat(verdicts, ignore_index=True)
 
 
+def renamed(prefix: str, frames: tuple[pd.DataFrame, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The same results under names of their own, as models of their own."""
+    results, verdicts = frames
+    names = {name: prefix + results[name] for name in ("result", "cell", "rows_id", "trained_id")}
+    return results.assign(**names), verdicts.assign(result=prefix + verdicts["result"])
+
+
 def undo(results: pd.DataFrame, rows: Sequence[int], status: str, reason: str | None = None) -> pd.DataFrame:
     """`results` with these rows not done: without trained model and measures."""
     changed = results.copy()

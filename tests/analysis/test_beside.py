@@ -3,20 +3,19 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.collections import PathCollection
-from matplotlib.container import ErrorbarContainer
+from matplotlib.collections import LineCollection, PathCollection
 from rich.console import Console
 
 from analysis.answers import ANSWERS, measure_answers
-from analysis.beside import MEASURES, beside_win_rates, mean_interval, near_constant
+from analysis.beside import MEASURES, beside_points, beside_win_rates, mean_interval, near_constant
 from analysis.beside_report import MOST_FLAGGED, MOST_WARNED, beside_section, flags, warnings
 from analysis.estimates import estimate_cells, preference_table
-from analysis.overoptimisation import overoptimisation, overoptimisation_points
+from analysis.figures import overoptimisation
 from analysis.report import write_report
 from analysis.statistics import CONSTRUCTION, THESE_MODELS, TWO_SEEDS
 from harness.positions import PAIRS
@@ -194,10 +193,10 @@ def estimated(
 
 def test_the_figure_has_both_intervals_of_every_cell_and_rings_the_flagged() -> None:
     cells, found = estimated(*frames({0: 2.0, 1: 8.0}, constant=[1]))
-    points = overoptimisation_points(cells, found)
+    points = beside_points(cells, found, "kl")
     assert len(points) == 2  # the third cell's divergence is not known
     axes = overoptimisation(points, near_constant(found))
-    bars = [bar for container in axes.containers for bar in cast(ErrorbarContainer, container).lines[2]]
+    bars = [part for part in axes.collections if isinstance(part, LineCollection)]
     ends = {tuple(np.round(segment.ravel(), 6)) for bar in bars for segment in bar.get_segments()}
     for _, cell in points.iterrows():
         rate = 100 * cell["win_rate"]

@@ -1,6 +1,7 @@
 """Figures: what is drawn where, and that nothing runs over anything else."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,26 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 
-from analysis.estimates import detectable_difference, estimate_cells, preference_table
+from analysis.estimates import (
+    BEST,
+    LOWER,
+    RIVAL,
+    detectable_difference,
+    estimate_cells,
+    preference_table,
+    with_standing,
+)
 from analysis.figures import figure_of, pair_heatmap, save, scaling_curve
 from analysis.figures.canvas import text_width, wrap
-from analysis.figures.heatmap import CHOSEN, REJECTED
+from analysis.figures.grid import CHOSEN, REJECTED
+from analysis.published import SWEET_SPOT_SCALING
 from harness.errors import PrefsweepError
 from harness.positions import PAIRS
+from tests.analysis.drawn import boxes, caption_of, check_legible, coordinates, legend_of, marked
 from tests.analysis.synthetic import JUDGE, alias, join, make_frames, undo
+
+KINDS = ("figure", "table")
 
 Frames = tuple[pd.DataFrame, pd.DataFrame]
 
@@ -26,16 +38,6 @@ def draw(plot: Callable[..., Axes], frames: Frames, **options: Any) -> tuple[Axe
     cells = estimate_cells(frames[0], table)
     axes = plot(cells, detectable=detectable_difference(cells, table), **options)
     return axes, cells
-
-
-def caption_of(axes: Axes) -> str:
-    return " ".join(text.get_text() for text in axes.figure.texts).replace("\N{NO-BREAK SPACE}", " ")
-
-
-def boxes(axes: Axes, hatch: str | None) -> set[tuple[str, str]]:
-    """Pairs whose box has this hatch."""
-    found = [patch for patch in axes.patches if isinstance(patch, Rectangle) and patch.get_hatch() == hatch]
-    return {(CHOSEN[int(box.get_y())], REJECTED[int(box.get_x())]) for box in found}
 
 
 def mixed() -> Frames:
@@ -119,6 +121,33 @@ def test_heatmap_of_three_seeds_speaks_about_the_construction() -> None:
     assert "training seeds: 3" in caption_of(axes)
 
 
+def test_heatmap_marks_the_best_cell_and_those_not_told_apart_from_it() -> None:
+    frames = alias(*make_frames(instructions=200), row=0, of=PAIRS.index(("max", "mu-2s")))
+    table = preference_table(*frames)
+    cells = with_standing(estimate_cells(frames[0], table), table)
+    axes = pair_heatmap(cells)
+    pairs = {row: (cell["pair.chosen"], cell["pair.rejected"]) for row, cell in cells.iterrows()}
+    own = {standing: {pairs[row] for row in cells.index[cells["standing"] == standing]} for standing in (BEST, RIVAL)}
+    best = cells["win_rate"].idxmax()
+    assert own[BEST] == {pairs[row] for row in cells.index[cells["experiment"] == cells.at[best, "experiment"]]}
+    assert len(own[BEST]) == 2  # a copy of the best is the best
+    assert own[RIVAL]
+    assert (cells["standing"] == LOWER).any()
+    assert marked(axes, "*") == own[BEST]
+    assert marked(axes, "o") == own[RIVAL]
+    assert "Hsu's multiple comparisons with the best" in caption_of(axes)
+    assert not marked(pair_heatmap(cells.drop(columns="standing")), "*")
+
+
+def test_nothing_is_the_best_of_one_experiment_or_of_none() -> None:
+    results, verdicts = make_frames(PAIRS[:2])
+    for frames in (alias(results, verdicts, row=0, of=1), (undo(results, [0, 1], "missing"), verdicts)):
+        table = preference_table(*frames)
+        cells = with_standing(estimate_cells(frames[0], table), table)
+        assert cells["standing"].isna().all()
+        assert "Hsu" not in caption_of(pair_heatmap(cells))
+
+
 def test_heatmap_says_when_steps_differ() -> None:
     results, verdicts = make_frames(PAIRS[:4])
     results.loc[3, "steps"] = 20.0
@@ -177,31 +206,51 @@ def test_scaling_curve_leaves_out_what_is_not_done_and_says_so() -> None:
     assert "Not done, so not drawn: 1." in caption_of(axes)
 
 
+def test_published_curves_stand_on_an_axis_of_their_own_with_their_provenance() -> None:
+    frames = make_frames([("max", "min")], sizes=(8, 16, 60))
+    axes, cells = draw(scaling_curve, frames, published=SWEET_SPOT_SCALING)
+    figure = figure_of(axes)
+    (beside,) = (other for other in figure.axes if other is not axes)
+    drawn = [dict(zip(*map(list, coordinates(line)), strict=True)) for line in beside.lines if line.get_marker()]
+    read = [{p.n: p.win_rate for p in c.points if p.read == kind} for c in SWEET_SPOT_SCALING for kind in KINDS]
+    assert [own for own in drawn if 0 not in own] == read
+    # Equal slopes are equal, levels are not: the same span, another middle.
+    assert np.ptp(beside.get_ylim()) == pytest.approx(np.ptp(axes.get_ylim()))
+    for limits, rates in (
+        (axes.get_ylim(), 100 * cells["win_rate"]),
+        (beside.get_ylim(), [r for o in read for r in o.values()]),
+    ):
+        assert limits[0] < min(rates) <= max(rates) < limits[1]
+    low, high = axes.get_xlim()
+    assert low < 5
+    assert high > 400
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["5", "8", "16", "60", "100", "200", "400"]
+    assert len(legend_of(axes)) == 3
+    text = caption_of(axes)
+    for part in ("arXiv 2502.16825", "Llama-3-8B-Instruct", "AlpacaEval 2", "second-hand", "not the levels"):
+        assert part in text
+    assert "published" not in caption_of(draw(scaling_curve, frames)[0])
+
+
+def test_published_numbers_are_those_of_the_notes_and_say_how_they_were_read() -> None:
+    assert all(curve.second_hand and curve.source for curve in SWEET_SPOT_SCALING)
+    tables = {c.construction: {p.n: p.win_rate for p in c.points if p.read == "table"} for c in SWEET_SPOT_SCALING}
+    assert tables == {"max_min": {400: 42.0}, "sweet_spot": {400: 49.1}}
+
+
 @pytest.mark.parametrize("width", [3.4, 7.0])
-@pytest.mark.parametrize(("plot", "frames"), [(pair_heatmap, mixed), (scaling_curve, scaling)])
+@pytest.mark.parametrize(
+    ("plot", "frames"),
+    [
+        (pair_heatmap, mixed),
+        (scaling_curve, scaling),
+        (partial(scaling_curve, published=SWEET_SPOT_SCALING), scaling),
+    ],
+)
 def test_no_text_is_clipped_or_overlaps(plot: Callable[..., Axes], frames: Callable[[], Frames], width: float) -> None:
     provenance = {"sweep": "grid", "commit": "1a2b3c4", "transformers": "5.1.0"}
     axes, _ = draw(plot, frames(), width=width, heading="loss.beta = 0.1", provenance=provenance)
-    figure = figure_of(axes)
-    figure.draw_without_rendering()
-    # Ticks beyond the limits exist but are not drawn.
-    ticks = [
-        tick.label1
-        for axis in (axes.xaxis, axes.yaxis)
-        for tick in axis.get_major_ticks()
-        if min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
-    ]
-    texts = [*figure.texts, *axes.texts, *ticks]
-    extents = [text.get_window_extent() for text in texts if text.get_text()]
-    extents += [label.get_window_extent() for label in (axes.xaxis.label, axes.yaxis.label)]
-    for box in extents:
-        assert box.x0 >= 0
-        assert box.y0 >= 0
-        assert box.x1 <= figure.bbox.width
-        assert box.y1 <= figure.bbox.height
-    # A pixel or two of shared leading is no overlap.
-    tight = [box.padded(-2) for box in extents]
-    assert not any(tight[i].overlaps(tight[j]) for i in range(len(tight)) for j in range(i))
+    check_legible(axes)
 
 
 def test_texts_from_data_are_never_read_as_formulas() -> None:

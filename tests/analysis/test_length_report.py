@@ -53,8 +53,8 @@ def test_a_refusal_is_the_reason(frames: tuple[pd.DataFrame, pd.DataFrame]) -> N
 def test_the_report_shows_them(
     frames: tuple[pd.DataFrame, pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("analysis.report.drawings.save", lambda *_: [])
-    monkeypatch.setattr("analysis.report.drawings.Drawing.svg", lambda _: '<svg xmlns="http://www.w3.org/2000/svg"/>')
+    monkeypatch.setattr("analysis.report.drawing.save", lambda *_: [])
+    monkeypatch.setattr("analysis.report.drawing.Drawing.svg", lambda _: '<svg xmlns="http://www.w3.org/2000/svg"/>')
     write_report(*frames, tmp_path, length_control=make_inputs(450))
     page = (tmp_path / "report.md").read_text()
     assert "## Length-controlled win rates" in page

@@ -145,9 +145,10 @@ def test_page_is_one_outline_without_a_second_file(sweep: Path) -> None:
 def test_figures_have_names_for_readers_and_the_rest_unfolds(sweep: Path) -> None:
     parsed = Parsed(sweep)
     drawn = [a for a in parsed.all("svg") if a.get("role") == "img"]
-    assert len(drawn) == 6
+    assert len(drawn) == 9
+    assert "Not drawn, and why" in parsed.text
     assert "policy.name = another, n = 64" in " ".join(str(a["aria-label"]) for a in drawn)
-    assert len([a for a in parsed.all("details") if a.get("class") == "folded"]) == 4 - MOST_SHOWN
+    assert len([a for a in parsed.all("details") if a.get("class") == "folded"]) == 4 - MOST_SHOWN + 1
 
 
 def test_words_are_those_of_the_markdown_report(sweep: Path) -> None:

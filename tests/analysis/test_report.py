@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -14,6 +15,7 @@ from rich.console import Console
 from analysis.answers import ANSWERS
 from analysis.estimates import cell_intervals, estimate_cells, not_told_apart, preference_table, sort_cells
 from analysis.report import write_report
+from analysis.report.drawings import NotDrawn, reasons
 from analysis.schema import VERDICTS
 from analysis.statistics import CONSTRUCTION, THESE_MODELS
 from analysis.stores import Reading
@@ -33,14 +35,14 @@ def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
             path.touch()
         return paths
 
-    monkeypatch.setattr("analysis.report.drawings.save", touch)
-    monkeypatch.setattr("analysis.report.drawings.Drawing.svg", lambda _: '<svg xmlns="http://www.w3.org/2000/svg"/>')
+    monkeypatch.setattr("analysis.report.drawing.save", touch)
+    monkeypatch.setattr("analysis.report.drawing.Drawing.svg", lambda _: '<svg xmlns="http://www.w3.org/2000/svg"/>')
 
 
-def report(results: pd.DataFrame, verdicts: pd.DataFrame, out: Path) -> tuple[list[str], str, str]:
+def report(results: pd.DataFrame, verdicts: pd.DataFrame, out: Path, **options: Any) -> tuple[list[str], str, str]:
     """File names, Markdown and terminal output of a report."""
     console = Console(file=io.StringIO(), width=200)
-    paths = write_report(results, verdicts, out, console=console, provenance={"commit": "1a2b3c4"})
+    paths = write_report(results, verdicts, out, console=console, provenance={"commit": "1a2b3c4"}, **options)
     assert all(path.is_file() for path in paths)
     assert isinstance(console.file, io.StringIO)
     return [path.name for path in paths], (out / "report.md").read_text(), console.file.getvalue()
@@ -84,8 +86,36 @@ def test_figures_are_named_by_what_varies_only(tmp_path: Path) -> None:
     stems = {name.removesuffix(".png") for name in names if name.endswith(".png")}
     betas = ("0.1", "0.5")
     heatmaps = {f"heatmap-loss.beta={beta}-n={n}" for beta in betas for n in (8, 64)}
-    assert stems == heatmaps | {f"scaling-loss.beta={beta}" for beta in betas}
+    differences = {f"difference-first=loss.beta=0.5-second=loss.beta=0.1-n={n}" for n in (8, 64)}
+    assert stems == heatmaps | {f"scaling-loss.beta={beta}" for beta in betas} | differences
     assert page.count("Highest win rate") == 2
+
+
+@pytest.mark.usefixtures("quick_figures")
+def test_every_kind_of_figure_is_drawn_or_says_why_not(tmp_path: Path) -> None:
+    results, verdicts = make_frames(sizes=(8, 16, 64))
+    overlap = pd.DataFrame(0.5, index=results["cell"], columns=results["cell"])
+    names, page, _ = report(results, verdicts, tmp_path, overlap=overlap)
+    stems = {name.removesuffix(".png") for name in names if name.endswith(".png")}
+    assert stems == {"heatmap-n=8", "heatmap-n=16", "heatmap-n=64", "heatmaps", "scaling", "overlap-n=8"}
+    told = page.split("## Figures that are not drawn")[1].strip().splitlines()
+    assert told[:3] == [
+        "- Difference of two settings by position: there is one setting only; \\`python -m analysis difference\\` "
+        "compares two sweeps.",
+        "- Win rate against divergence from the policy: no cell has both numbers.",
+        "- Win rate against the answers' length: no cell has both numbers.",
+    ]
+    _, page, _ = report(*make_frames([(None, None)], construction="sweet_spot"), tmp_path / "single")
+    assert "- Win rate by chosen and rejected position: no setting has 2 pairs of positions or more." in page
+    assert "- Win rate against samples per prompt: fewer than two n are done." in page
+    assert "- Difference of two settings by position: no heatmap." in page
+    assert "- Preference rows in common: no preference rows were found." in page
+
+
+def test_reasons_name_a_setting_or_count_them() -> None:
+    left_out = [NotDrawn(kind="A", reason="none", setting={"n": "8"}), NotDrawn(kind="B", reason="few")]
+    left_out += [NotDrawn(kind="B", reason="many", setting={"n": str(n)}) for n in (8, 16)]
+    assert reasons(left_out) == ["A (n = 8): none.", "B: few.", "B (2 settings): many."]
 
 
 @pytest.mark.usefixtures("quick_figures")
@@ -232,10 +262,11 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     )
     monkeypatch.setattr("analysis.regressions.load_regressions", lambda *_: None)
     monkeypatch.setattr("analysis.rankings.load_rankings", lambda *_: None)
-    for name in ("load_candidate_sets", "load_boundaries"):
+    for name in ("load_candidate_sets", "load_boundary_measurements"):
         monkeypatch.setattr(f"analysis.candidate_sets.{name}", lambda *_: pd.DataFrame())
     monkeypatch.setattr("analysis.unlearning.load_changes", lambda *_: None)
     monkeypatch.setattr("analysis.report.load_details", lambda *_: {})
+    monkeypatch.setattr("analysis.report.Frames", lambda *_: None)
     monkeypatch.setitem(sys.modules, "analysis.load", module)
     monkeypatch.delitem(sys.modules, "analysis.__main__", raising=False)
     return module

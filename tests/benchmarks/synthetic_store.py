@@ -247,6 +247,8 @@ class _Stages:
             "rejected_reward": -1.3 * margin,
             "chosen_logp": -40 - 3 * margin,
             "rejected_logp": -45 - 13 * margin,
+            "chosen_logp_change": -3 * margin,
+            "rejected_logp_change": -13 * margin,
             "learning_rate": 1e-5 * (1 + np.cos(np.pi * steps / STEPS)) / 2,
             "grad_norm": 1 + 0.1 * rng.random(STEPS),
         }

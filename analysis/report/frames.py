@@ -1,0 +1,63 @@
+"""Further frames of a sweep, each loaded when a figure first asks for it."""
+
+from functools import cached_property
+from typing import Final
+
+import pandas as pd
+
+from analysis.frames import load_costs, load_picks, load_spreads, load_training
+from analysis.reward_z import load_reward_z
+from analysis.rounds import load_on_share
+from analysis.stores import Stores
+
+SHAPES: Final = 1_000
+"""Prompts of each pool whose normality is tested: their share is known to 1.4 points then."""
+
+
+class Frames:
+    """The frames of one sweep, or of all in a store."""
+
+    def __init__(self, store: Stores, sweep: str | None = None) -> None:
+        self._store, self._sweep = store, sweep
+
+    @cached_property
+    def training(self) -> pd.DataFrame:
+        """`schema.TRAINING`."""
+        return load_training(self._store, self._sweep)
+
+    @cached_property
+    def spreads(self) -> pd.DataFrame:
+        """`schema.SPREADS`, the shapes of `SHAPES` prompts of each pool among them."""
+        return load_spreads(self._store, self._sweep, shapes=SHAPES)
+
+    @cached_property
+    def picks(self) -> pd.DataFrame:
+        """`schema.PICKS`."""
+        return load_picks(self._store, self._sweep)
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """`schema.COSTS`."""
+        return load_costs(self._store, self._sweep)
+
+    @cached_property
+    def on_share(self) -> pd.DataFrame:
+        """`schema.ON_SHARE`."""
+        return load_on_share(self._store, self._sweep)
+
+    @cached_property
+    def reward_z(self) -> pd.DataFrame:
+        """`schema.REWARD_Z` of the pools with the largest n of their kind."""
+        return load_reward_z(self._store, self._sweep, only=largest(self.picks))
+
+
+def kinds(pools: pd.DataFrame) -> "pd.Series[int]":
+    """A number for each row of a frame of pools, equal where policy and reward are, and both or neither has an n."""
+    names = ["policy.name", "reward.name", "scored_by"]
+    return pools.groupby([*(pools[name] for name in names), pools["n"].isna()], sort=False, dropna=False).ngroup()
+
+
+def largest(pools: pd.DataFrame) -> list[str]:
+    """Keys of the pools that no other one of their kind exceeds in n."""
+    size = pools["n"].fillna(0)
+    return list(dict.fromkeys(pools.loc[size == size.groupby(kinds(pools)).transform("max"), "pool"]))
