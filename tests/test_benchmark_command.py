@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks import __main__ as command
+from tests.benchmarks import bench_store
 
 
 def typed(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -61,3 +62,13 @@ def test_what_cannot_be_run_is_refused(
 def test_every_benchmark_of_the_folder_is_one_of_the_command() -> None:
     folder = Path(command.__file__).parent
     assert sorted(command.BENCHMARKS) == sorted(p.stem.removeprefix("bench_") for p in folder.glob("bench_*.py"))
+
+
+def test_every_step_of_the_store_benchmark_can_be_done(tmp_path: Path) -> None:
+    """Its full size takes a quarter of an hour, so that nobody would notice for long that it no longer runs."""
+    store = bench_store.prepare(tmp_path)
+    for start in (0, 4):
+        bench_store.write_block(store, 0, 6, range(start, start + 4), 20)
+    rows = {name: step(store, 8) for name, step in bench_store.STEPS.items()}
+    assert rows.pop("reference, no model") <= 6 * 7
+    assert rows == {"read all": 48, "select": 48, "pairs, one cell": 6}

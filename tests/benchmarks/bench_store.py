@@ -43,6 +43,14 @@ def text_of(random: np.random.Generator, words: np.ndarray[Any, Any], tokens: in
     return " ".join(words[random.integers(0, len(words), tokens)])
 
 
+def prepare(folder: Path) -> Path:
+    """An empty store with a policy."""
+    store = Store(folder / "store").prepare()
+    with store.claim("model") as work:
+        store.publish(work, manifest("model", "0" * 16), "synthetic")
+    return store.root
+
+
 def write_block(store: Path, number: int, prompts: int, samples: range, median: int) -> tuple[int, int, float]:
     """Sampled and scored artifacts of one block; returns responses, bytes on disk and seconds of writing."""
     random = np.random.default_rng((number, samples.start))
@@ -129,7 +137,13 @@ def do_reference(store: Path, _: int) -> int:
             row["logp"] = -float(len(row["response_ids"]))
         advance(len(shard))
 
-    given = context(store, "reference", picks=artifacts(store, "select"), responses=artifacts(store, "sample"))
+    given = context(
+        store,
+        "reference",
+        policy=artifacts(store, "model"),
+        picks=artifacts(store, "select"),
+        responses=artifacts(store, "sample"),
+    )
     spec = reference.Spec(max_length=4096, dtype="float32", autocast="none", batch_tokens=1, trust_remote_code=False)
     with patch.object(reference, "_fill", fill):
         rows = reference.run(given, spec).rows
@@ -162,7 +176,7 @@ def step(name: str, store: Path, n: int, answer: Any) -> None:
 
 def run(given: argparse.Namespace, folder: Path) -> dict[str, dict[str, float]]:
     """Write the pool, and do every step on it."""
-    store = Store(folder / "store").prepare().root
+    store = prepare(folder)
     spawn = multiprocessing.get_context("spawn")
     starts = range(0, given.prompts, BLOCK_PROMPTS)
     blocks = [
