@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.captions import STEPS_APART
 from analysis.comparability import differences
-from analysis.estimates import comparison_columns, estimate_cells, grid_of, preference_table
+from analysis.estimates import APART, comparison_columns, estimate_cells, grid_of, preference_table
 from analysis.load import load_results, load_verdicts
 from analysis.schema import COMPARABLE, LABELS, PAIR, configuration_columns, plain, varying_columns
 from analysis.statistics import Interval, matched_differences
@@ -171,7 +171,7 @@ def _with(results: pd.DataFrame, setting: str, text: str) -> pd.DataFrame:
 
 
 def _choices(pairs: pd.DataFrame) -> str:
-    own = [str(name) for name in pairs.columns if str(name).startswith(("construction.", "ranker.", "rounds."))]
+    own = [str(name) for name in pairs.columns if str(name).startswith(APART)]
     varying = varying_columns(pairs, [*comparison_columns(pairs), *own, "n"])
     # What has a short name is told apart by it.
     short = {name.split(".")[0] for name in varying if name.endswith(".name")}

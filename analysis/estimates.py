@@ -25,6 +25,9 @@ from harness.positions import PAIRS, POSITIONS
 
 INTERVAL: Final = ("low", "high", "method", "scope", "excluded", "note")
 
+APART: Final = ("construction.", "ranker.", "candidates.", "rounds.", "boundary.")
+"""How settings begin that say how rows were made: what cells are compared across."""
+
 STANDING: Final = "standing"
 """Column of `with_standing`: `BEST`, `RIVAL`, `LOWER`, or None for a cell that was not compared."""
 
@@ -110,8 +113,7 @@ def comparison_columns(cells: pd.DataFrame) -> list[str]:
     """
     own = {"results", "asked", "seeds", "planned", "experiment", "n", ROUND, STANDING, *INTERVAL, *PAIR, *IMPORTED}
     settings = [name for name in configuration_columns(cells) if name not in own]
-    apart = ("construction.", "ranker.", "candidates.", "rounds.", "boundary.")
-    return [name for name in settings if not name.startswith(apart)]
+    return [name for name in settings if not name.startswith(APART)]
 
 
 def grid_of(cells: pd.DataFrame, table: pd.DataFrame) -> Grid:

@@ -33,6 +33,9 @@ MOST_ACROSS_ALONE: Final = 3
 HIGHEST: Final = 7.6
 """Inches that the panels take at most: with heading and caption the figure stays on one page."""
 
+ALL: Final = "all candidates"
+"""Title in place of n, where rows are made of static candidates."""
+
 NUMBERS_FROM: Final = 12.0
 """Width of a cell in points from which its win rate is written into it."""
 
@@ -41,7 +44,7 @@ Panel = Mapping[Pair, "pd.Series[Any]"]
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """Panels side by side, each with its n."""
+    """Panels side by side, each with its title."""
 
     policy: str
     """Stands over the line; empty where a line above, or nothing, says it."""
@@ -132,9 +135,9 @@ def by_policy(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _layout(policies: Mapping[str, pd.DataFrame], style: Style) -> Layout:
     panels = {policy: _panels(own, policy) for policy, own in policies.items()}
-    most = max(map(len, panels.values()))
+    most = max(map(len, panels.values()), default=0)
     if not most:
-        raise PrefsweepError("heatmaps: no cell has an n")
+        raise PrefsweepError("heatmaps: there are no cells")
     across = min(most, MOST_ACROSS if len(panels) > 1 else MOST_ACROSS_ALONE)
     rows = [
         (policy if start == 0 else "", own[start : start + across])
@@ -152,10 +155,11 @@ def _layout(policies: Mapping[str, pd.DataFrame], style: Style) -> Layout:
 
 
 def _panels(own: pd.DataFrame, policy: str) -> list[tuple[str, Panel]]:
-    """The panels of one policy by ascending n."""
-    sizes = own["n"].astype(float)
+    """The panels of one policy by ascending n; static candidates, of which all are taken, come last."""
+    titles = own["n"].map(plain).map(lambda n: f"n = {n}" if n else ALL)
+    ordered = titles[own["n"].astype(float).sort_values(kind="stable").index]
     what = f"heatmaps, {policy}" if policy else "heatmaps"
-    return [(plain(n), grid.by_pair(own[sizes == n], f"{what}, n = {plain(n)}")) for n in sorted(set(sizes.dropna()))]
+    return [(title, grid.by_pair(own[titles == title], f"{what}, {title}")) for title in dict.fromkeys(ordered)]
 
 
 def _draw_panels(axes: Axes, layout: Layout, style: Style) -> QuadMesh:
@@ -166,11 +170,11 @@ def _draw_panels(axes: Axes, layout: Layout, style: Style) -> QuadMesh:
             y = 1 - (line.top - 1.6 * style.small / POINTS) / layout.total
             name = axes.text(0, y, line.policy, size=style.text, color=INK, weight="bold", transform=axes.transAxes)
             name.set(va="bottom", parse_math=False)
-        for place, (n, panel) in enumerate(line.panels):
+        for place, (title, panel) in enumerate(line.panels):
             across = place * (layout.width + layout.gap)
             small = _inset(axes, style, layout, (across, line.top, layout.width, layout.height))
             mesh = _draw_panel(small, panel, layout.width, half)
-            small.set_title(f"n = {n}", size=style.small, color=INK, pad=1.5)
+            small.set_title(title, size=style.small, color=INK, pad=1.5)
             below = layout.lines[number + 1].panels if number + 1 < len(layout.lines) else ()
             _label_panel(small, layout, style, left=place == 0, lowest=place >= len(below))
     return mesh

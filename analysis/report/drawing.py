@@ -14,7 +14,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.estimates import comparison_columns, detectable_difference, with_standing
+from analysis.estimates import APART, comparison_columns, detectable_difference, with_standing
 from analysis.figures import figure_of, save
 from analysis.report.frames import Frames
 from analysis.report.panels import Provenance, Setting, heading, split
@@ -52,7 +52,7 @@ class Analysed:
     def heatmaps(self) -> list[tuple[Setting, pd.DataFrame]]:
         """The cells of each heatmap of `LEAST_PAIRS` pairs, with how they stand, by its settings."""
         pairs = self.cells[self.cells[PAIR[0]].map(plain) != ""]
-        fixed = [str(name) for name in pairs.columns if str(name).startswith(("construction.", "ranker.", "rounds."))]
+        fixed = [str(name) for name in pairs.columns if str(name).startswith(APART)]
         parts = split(pairs, [*comparison_columns(self.cells), *fixed, "n"])
         return [(setting, with_standing(part, self.table)) for setting, part in parts if len(part) >= LEAST_PAIRS]
 

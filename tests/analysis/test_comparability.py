@@ -91,7 +91,9 @@ def test_long_values_that_begin_alike_stay_apart() -> None:
 
 
 def test_a_report_over_a_mixed_store_has_separate_panels(tmp_path: Path) -> None:
-    names, page, _ = report(*mixed("judge_revision"), tmp_path)
+    results, verdicts = mixed("judge_revision")
+    results.loc[2, "judge_revision"] = "other"
+    names, page, _ = report(results, verdicts, tmp_path)
     assert {name for name in names if name.endswith(".png")} == {
         "heatmap-judge_revision=same.png",
         "heatmap-judge_revision=other.png",

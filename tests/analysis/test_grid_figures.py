@@ -16,6 +16,7 @@ from analysis.differences import Side, pair_differences, read_side, settings_to_
 from analysis.estimates import estimate_cells, preference_table, with_standing
 from analysis.figures import difference_heatmap, figure_of, overlap_matrix, pair_heatmaps
 from analysis.figures.grid import CHOSEN, REJECTED
+from analysis.figures.multiples import ALL
 from analysis.overlap import overlap_of
 from analysis.schema import PAIR
 from analysis.statistics import make_grid, matched_differences, paired_difference
@@ -85,6 +86,15 @@ def test_small_multiples_hatch_what_is_not_done_and_wrap_one_policy() -> None:
     assert [boxes(panel, 2 * "////") for panel in panels] == [{first}, set(), set(), set()]
     assert len({round(panel.get_position().y0, 3) for panel in panels}) == 2
     assert "empty: no preference rows" in legend_of(axes)
+
+
+def test_static_candidates_have_a_panel_of_their_own() -> None:
+    cells = several(POLICIES[:1], (8, 16, 32))
+    axes = pair_heatmaps(cells.assign(n=cells["n"].where(cells["n"] > 8)))
+    titles = [cast(Axes, child).get_title() for child in axes.child_axes]
+    assert [title for title in titles if "n" in title.split() or "candidates" in title] == ["n = 16", "n = 32", ALL]
+    with pytest.raises(PrefsweepError, match="there are no cells"):
+        pair_heatmaps(cells.iloc[:0])
 
 
 def test_small_multiples_fit_a_page_and_refuse_what_is_not_comparable() -> None:

@@ -22,7 +22,7 @@ from analysis.stores import Reading
 from analysis.tables import markdown_safe, spreadsheet_safe
 from harness.errors import PrefsweepError
 from harness.positions import PAIRS
-from tests.analysis.synthetic import JUDGE, alias, join, make_frames, undo
+from tests.analysis.synthetic import JUDGE, alias, join, make_frames, renamed, undo
 
 
 @pytest.fixture
@@ -110,6 +110,15 @@ def test_every_kind_of_figure_is_drawn_or_says_why_not(tmp_path: Path) -> None:
     assert "- Win rate against samples per prompt: fewer than two n are done." in page
     assert "- Difference of two settings by position: no heatmap." in page
     assert "- Preference rows in common: no preference rows were found." in page
+
+
+@pytest.mark.usefixtures("quick_figures")
+def test_heatmaps_of_static_candidates_are_apart_and_stand_together(tmp_path: Path) -> None:
+    frames = [
+        renamed(kind, make_frames(PAIRS[:2], settings={"n": None, "candidates.mode": kind})) for kind in ("a", "b", "c")
+    ]
+    names, _, _ = report(*join(*frames), tmp_path)
+    assert {f"heatmap-candidates.mode={kind}.png" for kind in "abc"} < set(names)
 
 
 def test_reasons_name_a_setting_or_count_them() -> None:
