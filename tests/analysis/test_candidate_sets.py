@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from analysis.candidate_sets import BOUNDARY, load_boundaries, load_set_differences
+from analysis.candidate_sets import BOUNDARY, load_boundary_measurements, load_set_differences
 from harness import tables
 from harness.stages.diversity import means
 from harness.store import write_json
@@ -102,7 +102,7 @@ def test_every_measurement_of_a_boundary_is_shown_the_last_first(desk: Desk) -> 
     """Another judge of a later command makes no other result, and takes nothing away."""
     first, last = desk.boundary("one judge"), desk.boundary("another")
     desk.beside("one", "p", {first: {"name": "boundary", "command": "earlier"}}, boundary=last)
-    frame = load_boundaries(desk.record())
+    frame = load_boundary_measurements(desk.record())
     assert frame["label"].tolist() == ["another", "one judge"]
     assert frame["artifact"].tolist() == [last, first]
     assert frame["result"].tolist() == ["one", "one"]
