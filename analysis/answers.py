@@ -4,12 +4,17 @@ What a column means is defined in docs/beside-the-win-rate.md.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from analysis import answer_text
+from analysis.words import words_of
 from harness.store import Artifact
 
 ANSWERS: Final[dict[str, str]] = {
@@ -47,33 +52,7 @@ def measure_answers(
         references: reference answers by prompt id.
         rewards: selecting rewards of the answers by prompt id; reference_rewards: of the references.
     """
-    # Lists, not Series: a thousand models have a million answers, and a Series converts them at every turn.
-    texts, ids = [str(text) for text in answers["text"]], answers["prompt_id"]
-    forms = pd.Series([answer_text.normal_form(text) for text in texts], index=ids.index, dtype=object)
-    others = ids.map(references).astype(object)
-    words = [answer_text.words(text) for text in texts]
-    repetition = pd.Series(answer_text.repetitions(words), index=ids.index)
-    return pd.DataFrame(
-        {
-            "prompt_id": ids,
-            "characters": [float(len(text)) for text in texts],
-            "reference_characters": others.map(len, na_action="ignore").astype(float),
-            "tokens": answers["tokens"].astype(float),
-            "empty": [float(answer_text.is_empty(text)) for text in texts],
-            "truncated": _share(answers["finish_reason"] == "length", answers["finish_reason"].notna()),
-            "repetition": repetition,
-            "repetitive": (repetition >= answer_text.REPETITIVE).astype(float),
-            "refusal": [float(answer_text.is_refusal(text)) for text in texts],
-            "same_as_reference": _share(
-                forms == others.map(answer_text.normal_form, na_action="ignore"), others.notna()
-            ),
-            "same_as_another": forms.duplicated(keep=False).astype(float),
-            "near_copies": answer_text.near_copies(texts, words).astype(float),
-            "reward": _finite(ids.map(rewards)),
-            "reference_reward": _finite(ids.map(reference_rewards)),
-            "kl": answers["kl"].astype(float),
-        }
-    )
+    return _measured(answers, _measured_references(references), rewards, reference_rewards)
 
 
 def read_answers(found: Given) -> pd.DataFrame | None:
@@ -82,15 +61,14 @@ def read_answers(found: Given) -> pd.DataFrame | None:
     Args:
         found: `respond`, `references`, `appraise` and `appraise_references`, as far as they are there.
     """
-    answers, references = found["respond"], found["references"]
-    if answers is None:
+    if (answers := found["respond"]) is None:
         return None
     columns = ["prompt_id", "text", "tokens", "finish_reason", "kl"]
-    return measure_answers(
+    return _measured(
         answers.table("answers", columns).to_pandas(),
-        reference_texts(references),
+        _of_references(_whole(found["references"])),
         _rewards(found["appraise"]),
-        _rewards(found["appraise_references"]),
+        _of_appraised(_whole(found["appraise_references"])),
     )
 
 
@@ -103,6 +81,67 @@ def reference_texts(references: Artifact | None) -> "pd.Series[str]":
     return _by_prompt(references, "prompts", "answer").dropna()
 
 
+def _measured_references(references: "pd.Series[str]") -> pd.DataFrame:
+    """Length and normal form of each reference answer, by prompt id."""
+    texts = references.tolist()
+    forms = np.array([answer_text.normal_form(text) for text in texts], dtype=object)
+    lengths = np.array([len(text) for text in texts], dtype=float)
+    return pd.DataFrame({"characters": lengths, "form": forms}, index=references.index)
+
+
+def _measured(
+    answers: pd.DataFrame, references: pd.DataFrame, rewards: "pd.Series[float]", reference_rewards: "pd.Series[float]"
+) -> pd.DataFrame:
+    # Lists and arrays, not Series: a thousand models have a million answers, and a Series converts them at every turn.
+    texts, ids = [str(text) for text in answers["text"].tolist()], pd.Index(answers["prompt_id"])
+    words, forms = words_of(texts), np.array([answer_text.normal_form(text) for text in texts], dtype=object)
+    seen = [bool(size) or not answer_text.is_empty(text) for size, text in zip(words.sizes, texts, strict=True)]
+    repetition, ended, others = answer_text.repetitions(words), answers["finish_reason"], references.reindex(ids)
+    return pd.DataFrame(
+        {
+            "prompt_id": ids,
+            "characters": np.array([len(text) for text in texts], dtype=float),
+            "reference_characters": others["characters"].to_numpy(),
+            "tokens": answers["tokens"].astype(float).to_numpy(),
+            "empty": 1.0 - np.array(seen, dtype=float),
+            "truncated": _share(ended.to_numpy() == "length", ended.notna().to_numpy()),
+            "repetition": repetition,
+            "repetitive": (repetition >= answer_text.REPETITIVE).astype(float),
+            "refusal": np.array([answer_text.is_refusal(text) for text in texts], dtype=float),
+            "same_as_reference": _share(forms == others["form"].to_numpy(), others["form"].notna().to_numpy()),
+            "same_as_another": pd.Series(forms, dtype=object).duplicated(keep=False).to_numpy(float),
+            "near_copies": answer_text.near_copies(texts, words).astype(float),
+            "reward": _finite(rewards.reindex(ids)),
+            "reference_reward": _finite(reference_rewards.reindex(ids)),
+            "kl": answers["kl"].astype(float).to_numpy(),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """An artifact that is the same as another one where folder and content are."""
+
+    folder: Path
+    digest: str
+    artifact: Artifact = field(compare=False)
+
+
+def _whole(artifact: Artifact | None) -> _Whole | None:
+    return None if artifact is None else _Whole(artifact.folder, artifact.manifest.digest, artifact)
+
+
+@lru_cache(maxsize=8)
+def _of_references(references: _Whole | None) -> pd.DataFrame:
+    """Kept, since all cells of a policy have the same."""
+    return _measured_references(reference_texts(references and references.artifact))
+
+
+@lru_cache(maxsize=8)
+def _of_appraised(appraised: _Whole | None) -> "pd.Series[float]":
+    return _rewards(appraised and appraised.artifact)
+
+
 def _rewards(appraised: Artifact | None) -> "pd.Series[float]":
     return pd.Series(dtype=float) if appraised is None else _by_prompt(appraised, "rewards", "reward")
 
@@ -112,10 +151,10 @@ def _by_prompt(artifact: Artifact, table: str, column: str) -> "pd.Series[Any]":
     return frame.set_index("prompt_id")[column]
 
 
-def _share(holds: "pd.Series[bool]", known: "pd.Series[bool]") -> "pd.Series[float]":
-    return holds.astype(float).where(known)
+def _share(holds: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    return np.where(known, np.asarray(holds, dtype=float), np.nan)
 
 
-def _finite(values: "pd.Series[float]") -> "pd.Series[float]":
-    numbers = values.astype(float)
-    return numbers.where(np.isfinite(numbers))
+def _finite(values: "pd.Series[float]") -> npt.NDArray[np.float64]:
+    numbers = values.to_numpy(float)
+    return np.where(np.isfinite(numbers), numbers, np.nan)
