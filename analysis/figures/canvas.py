@@ -4,6 +4,7 @@ Figures are made without pyplot: no display, no global state, nothing to close.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -96,6 +97,7 @@ def wrap(text: str, size: float, inches: float, *, weight: str = "normal") -> li
     return lines
 
 
+@lru_cache(maxsize=8192)  # captions of many figures begin alike, and each line is measured word by word
 def text_width(text: str, size: float, weight: str = "normal") -> float:
     """Width of one line of `text` in inches."""
     font = FontProperties(size=size, weight=weight)
