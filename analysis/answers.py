@@ -134,12 +134,12 @@ def _whole(artifact: Artifact | None) -> _Whole | None:
 @lru_cache(maxsize=8)
 def _of_references(references: _Whole | None) -> pd.DataFrame:
     """Kept, since all cells of a policy have the same."""
-    return _measured_references(reference_texts(references and references.artifact))
+    return _measured_references(reference_texts(references.artifact if references is not None else None))
 
 
 @lru_cache(maxsize=8)
 def _of_appraised(appraised: _Whole | None) -> "pd.Series[float]":
-    return _rewards(appraised and appraised.artifact)
+    return _rewards(appraised.artifact if appraised is not None else None)
 
 
 def _rewards(appraised: Artifact | None) -> "pd.Series[float]":

@@ -7,7 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+from scipy import sparse
 
 from analysis import answers, schema
 from analysis.comparability import comparable_facts
@@ -50,15 +54,24 @@ def load_verdicts(store: Stores, sweep: str | None = None) -> pd.DataFrame:
     Raises:
         StoreError: no store there, or no such sweep.
     """
-    frames = [pd.DataFrame(columns=list(schema.VERDICTS))]
-    read: dict[Path, pd.DataFrame] = {}  # cells of equal content share their verdicts
+    found: list[tuple[str, Artifact]] = []
     for opened, key, point in _each(store, sweep):
         if (artifact := opened.find("judge", point["nodes"]["judge"])) is not None:
-            if artifact.folder not in read:
-                read[artifact.folder] = artifact.table("verdicts").to_pandas()
-            table = read[artifact.folder].assign(result=key)
-            frames.append(table[[*schema.VERDICTS, *(name for name in schema.LENGTHS if name in table.columns)]])
-    return pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
+            found.append((key, artifact))
+    read: dict[Path, pa.Table] = {}  # cells of equal content share their verdicts
+    for _, artifact in found:
+        if artifact.folder not in read:
+            table = artifact.table("verdicts")
+            names = [name for name in (*schema.VERDICTS, *schema.LENGTHS) if name in table.column_names]
+            read[artifact.folder] = table.select(names)
+    tables = [read[artifact.folder] for _, artifact in found]
+    if not any(table.num_rows for table in tables):
+        return pd.DataFrame(columns=list(schema.VERDICTS))
+    # Joined as Arrow tables: as frames, a thousand of them take three times as long.
+    results = pa.array([key for key, _ in found]).take(np.repeat(np.arange(len(tables)), [t.num_rows for t in tables]))
+    joined = pa.concat_tables(tables, promote_options="default")
+    frame: pd.DataFrame = joined.add_column(0, "result", results).to_pandas()
+    return frame
 
 
 def load_answers(store: Stores, sweep: str | None = None) -> pd.DataFrame:
@@ -135,17 +148,28 @@ def load_overlap(store: Stores, sweep: str | None = None) -> pd.DataFrame:
     Raises:
         StoreError: no store there, or no such sweep.
     """
-    rows: dict[str, set[tuple[str, bytes, bytes]]] = {}
+    known: dict[tuple[str, bytes, bytes], int] = {}
+    read: dict[Path, npt.NDArray[np.int64]] = {}  # training seeds share their pairs
+    rows: dict[str, npt.NDArray[np.int64]] = {}
     for opened, _, point in _each(store, sweep):
         cell, pairs = _cell(point["nodes"]), point["nodes"].get("pairs")
         artifact = None if cell in rows or pairs is None else opened.find("pairs", pairs)
         if artifact is not None:
-            table = artifact.table("pairs", ["prompt_id", "chosen_ids", "rejected_ids"]).to_pandas()
-            rows[cell] = {
-                (r.prompt_id, r.chosen_ids.tobytes(), r.rejected_ids.tobytes()) for r in table.itertuples(index=False)
-            }
-    shares = {a: {b: len(rows[a] & rows[b]) / len(rows[a]) if rows[a] else None for b in rows} for a in rows}
-    return pd.DataFrame.from_dict(shares, orient="index", dtype="float64")
+            if artifact.folder not in read:
+                table = artifact.table("pairs", ["prompt_id", "chosen_ids", "rejected_ids"]).to_pandas()
+                keys = (
+                    (prompt, chosen.tobytes(), rejected.tobytes())
+                    for prompt, chosen, rejected in table.itertuples(index=False, name=None)
+                )
+                read[artifact.folder] = np.array(list({known.setdefault(key, len(known)) for key in keys}), np.int64)
+            rows[cell] = read[artifact.folder]
+    sizes = np.array([len(own) for own in rows.values()], dtype=np.int64)
+    places = np.repeat(np.arange(len(rows)), sizes)
+    columns = np.concatenate([*rows.values(), np.zeros(0, dtype=np.int64)])
+    has = sparse.csr_array((np.ones(len(columns)), (places, columns)), shape=(len(rows), len(known)))
+    with np.errstate(invalid="ignore"):
+        shares = (has @ has.T).toarray() / sizes[:, None]
+    return pd.DataFrame(shares, index=list(rows), columns=list(rows))
 
 
 _MANY = 100

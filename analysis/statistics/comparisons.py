@@ -122,8 +122,8 @@ def simultaneous_intervals(
         ]
         return _by_cell(grid, [replace(interval, method=f"{method}, {interval.method}") for interval in own])
     drawn = _draw(grid, draws, seed)
-    own = _Contrasts(values=grid.means, between=grid.seed_variance / grid.seeds, deviations=drawn.errors)
-    errors, critical = _critical(grid, own, drawn, level=level)
+    single = _Contrasts(values=grid.means, between=grid.seed_variance / grid.seeds, deviations=drawn.errors)
+    errors, critical = _critical(grid, single, drawn, level=level)
     half = critical * errors
     return _by_cell(grid, [_interval(grid, *ends, method, level) for ends in _ends(grid.rates, half, 0.0)])
 
