@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
-from analysis.words import Words, joined, words_of
+from analysis.words import Words, joined, numbers_before, words_of
 
 NGRAM: Final = 4
 """Words of an n-gram: the seq-rep-4 of Welleck et al. (arXiv 1908.04319), on words instead of tokens."""
@@ -105,25 +105,28 @@ def near_copies(texts: Sequence[str], found: Words | None = None) -> npt.NDArray
     counts = _bags(words)
     # Twice what two texts share is at least the sum of both; a little less, lest rounding leave out an equality.
     least = (COPY * words.sizes - 0.05).astype(np.float32)
-    copies = np.concatenate([_alike(counts, least, start) for start in range(0, len(texts), _ROWS)])
+    copies = np.zeros(len(texts), dtype=np.int64)
+    for start in range(0, len(texts), _ROWS):
+        alike = _alike(counts, least, start)
+        copies[start : start + _ROWS] += alike.sum(axis=1, dtype=np.int64)
+        copies[start + _ROWS :] += alike[:, _ROWS:].sum(axis=0, dtype=np.int64)
     wordless = np.flatnonzero(words.sizes == 0)
-    forms = pd.Series([normal_form(texts[row]) for row in wordless], dtype=object)
+    forms = pd.Series([normal_form(texts[row]) for row in wordless.tolist()], dtype=object)
     copies[wordless] = forms.map(forms.value_counts()).to_numpy(dtype=np.int64)
     return copies
 
 
 def _alike(
     counts: sparse.csr_array | npt.NDArray[np.float32], least: npt.NDArray[np.float32], start: int
-) -> npt.NDArray[np.int64]:
-    """How many of all texts are near-copies of each of `_ROWS` texts."""
-    shared = counts[start : start + _ROWS] @ counts.T
+) -> npt.NDArray[np.uint8]:
+    """1 where one of `_ROWS` texts is a near-copy of one of the texts from the first of them on."""
+    shared = counts[start : start + _ROWS] @ counts[start:].T
     both = shared if isinstance(shared, np.ndarray) else shared.toarray()
     both += both
-    both -= least
+    both -= least[start:]
     alike = both >= least[start : start + _ROWS, None]
-    place = np.arange(len(alike))
-    alike[place, start + place] = True  # of a text's own words some may have no column
-    return np.add.reduce(alike.view(np.uint8), axis=1, dtype=np.int64)
+    np.fill_diagonal(alike, val=True)  # of a text's own words some may have no column
+    return alike.view(np.uint8)
 
 
 def _bags(words: Words) -> sparse.csr_array | npt.NDArray[np.float32]:
@@ -133,12 +136,11 @@ def _bags(words: Words) -> sparse.csr_array | npt.NDArray[np.float32]:
     that one text alone has are left out: they count for none but itself. A small table is dense, which multiplies
     faster.
     """
-    own, _ = joined(words.codes, words.rows, max(len(words.sizes), 1))
-    before = pd.Series(own).groupby(own, sort=False).cumcount().to_numpy()
-    columns, _ = pd.factorize(joined(before, words.codes, max(words.distinct, 1))[0])
-    kept = np.bincount(columns)[columns] > 1
-    columns, distinct = pd.factorize(columns[kept])
-    rows, shape = words.rows[kept], (len(words.sizes), len(distinct))
+    columns, _ = pd.factorize(joined(numbers_before(words), words.codes, max(words.distinct, 1))[0])
+    several = np.bincount(columns) > 1
+    kept = several[columns]
+    columns, rows = (np.cumsum(several) - 1)[columns[kept]], words.rows[kept]
+    shape = (len(words.sizes), int(several.sum()))
     if shape[0] * shape[1] <= _DENSE:
         dense = np.zeros(shape, dtype=np.float32)
         dense[rows, columns] = 1

@@ -15,10 +15,8 @@ Integers = npt.NDArray[np.int64]
 _WORD: Final = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
 """A word; where a script leaves no blanks between words (Chinese, Japanese), each character."""
 
-_LETTERS: Final = np.array([chr(byte).isalnum() if byte < 128 else True for byte in range(256)])
-"""By byte of UTF-8: whether it is of a word, in a text of ASCII or of words apart by blanks."""
-
-_LOWER: Final = np.frombuffer(bytes(range(256)).lower(), dtype=np.uint8)
+_LETTERS: Final = bytes(byte if byte > 127 or chr(byte).isalnum() else 32 for byte in bytes(range(256)).lower())
+"""By byte of UTF-8: itself in lower case, or a blank where it is of no word."""
 
 _LARGEST: Final = 2**62
 
@@ -43,21 +41,33 @@ def words_of(texts: Sequence[str]) -> Words:
     given = [text if text.isascii() else " ".join(_WORD.findall(text.casefold())) for text in texts]
     encoded = [text.encode() for text in given]
     ends = np.cumsum([len(text) + 1 for text in encoded], dtype=np.int64)
-    data = np.frombuffer(b" ".join([*encoded, b""]), dtype=np.uint8)
-    letter = _LETTERS[data]
-    edges = np.flatnonzero(np.diff(letter, prepend=False, append=False))
+    data = np.frombuffer(b" ".join([b"", *encoded, b""]).translate(_LETTERS), dtype=np.uint8)
+    letter = data != ord(" ")
+    edges = np.flatnonzero(letter[1:] != letter[:-1])
     starts, stops = edges[::2], edges[1::2]
     offsets = np.concatenate([[0], np.cumsum(stops - starts)]).astype(np.int64)
     found = pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), len(starts), [None, pa.py_buffer(offsets), pa.py_buffer(_LOWER[data[letter]])]
+        pa.large_binary(), len(starts), [None, pa.py_buffer(offsets), pa.py_buffer(data[letter])]
     ).dictionary_encode()
-    rows = np.searchsorted(ends, starts, side="right")
+    sizes = np.diff(np.searchsorted(starts, ends), prepend=0)
     return Words(
         codes=found.indices.to_numpy().astype(np.int64),
-        rows=rows,
-        sizes=np.bincount(rows, minlength=len(texts)),
+        rows=np.repeat(np.arange(len(texts)), sizes),
+        sizes=sizes,
         distinct=len(found.dictionary),
     )
+
+
+def numbers_before(words: Words) -> Integers:
+    """How often each word stood in its text before, [words]."""
+    # In the order of the words, and of the texts within; of two bytes, numbers are sorted in one go.
+    codes = words.codes.astype(np.uint16) if words.distinct <= 2**16 else words.codes
+    order = np.argsort(codes, kind="stable")
+    changes = (np.diff(words.codes[order]) != 0) | (np.diff(words.rows[order]) != 0)
+    first = np.flatnonzero(np.concatenate([np.ones(min(1, len(order)), dtype=bool), changes]))
+    found = np.empty(len(order), dtype=np.int64)
+    found[order] = np.arange(len(order)) - np.repeat(first, np.diff(first, append=len(order)))
+    return found
 
 
 def joined(first: Integers, second: Integers, distinct: int) -> tuple[Integers, int]:
