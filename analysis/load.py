@@ -88,11 +88,7 @@ def load_answers(store: Stores, sweep: str | None = None) -> pd.DataFrame:
         folders[key] = tuple(artifact.folder if artifact else None for artifact in found.values())
         given.setdefault(folders[key], found)
     measured = dict(zip(given, each(answers.read_answers, list(given.values()), least=_MANY), strict=True))
-    frames = [pd.DataFrame(columns=list(answers.ANSWERS))]
-    for key, own in folders.items():
-        if (frame := measured[own]) is not None:
-            frames.append(frame.assign(result=key)[list(answers.ANSWERS)])
-    return pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
+    return answers.answers_frame({key: own for key, key_of in folders.items() if (own := measured[key_of]) is not None})
 
 
 def _answered(store: Store, point: Mapping[str, Any]) -> dict[str, Artifact | None]:
