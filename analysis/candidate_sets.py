@@ -13,10 +13,11 @@ import pandas as pd
 
 from analysis.load import read_beside, read_settings
 from analysis.statistics import mean_interval
+from analysis.stores import Reading, reading
 from analysis.tables import markdown_safe, markdown_table
 from harness.stages.boundary import in_words
 from harness.stages.diversity import MEASURES
-from harness.store import Artifact, Store
+from harness.store import Artifact
 
 SETS: Final[Mapping[str, str]] = {"on_policy_set": "on-policy", "static_set": "static"}
 """Names beside a result, with what they are called."""
@@ -48,7 +49,7 @@ EXPLANATION: Final = (
 )
 
 
-def load_candidate_sets(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
+def load_candidate_sets(store: Path | str | Reading, sweep: str | None = None) -> pd.DataFrame:
     """One row per result and set of candidates: each measure with its `_low` and `_high`, and what scored it.
 
     Raises:
@@ -75,7 +76,7 @@ def load_candidate_sets(store: Path | str, sweep: str | None = None) -> pd.DataF
     return frame
 
 
-def load_boundaries(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
+def load_boundaries(store: Path | str | Reading, sweep: str | None = None) -> pd.DataFrame:
     """One row per result whose policy was compared with the static candidates.
 
     Raises:
@@ -90,7 +91,7 @@ def load_boundaries(store: Path | str, sweep: str | None = None) -> pd.DataFrame
     return pd.DataFrame(rows, columns=list(BOUNDARY))
 
 
-def load_set_differences(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
+def load_set_differences(store: Path | str | Reading, sweep: str | None = None) -> pd.DataFrame:
     """On-policy less static, paired by prompt: one row per pair of sets that stand beside one sweep, and measure.
 
     A difference of rewards of two kinds is none: `note` says so.
@@ -133,10 +134,10 @@ def _differences(own: Artifact, static: Artifact) -> Iterator[dict[str, Any]]:
 
 
 def _found(
-    store: Path | str, sweep: str | None, names: Sequence[str] | Mapping[str, str]
+    store: Path | str | Reading, sweep: str | None, names: Sequence[str] | Mapping[str, str]
 ) -> Iterator[tuple[str, str, Artifact]]:
     """Result, name and artifact of what stands beside results under these names, as far as it is there."""
-    opened = Store(Path(store)).check()
+    opened = reading(store)
     for result, beside in read_beside(opened, sweep).items():
         for name in names:
             stage = "boundary" if name == "boundary" else "diversity"
@@ -144,10 +145,10 @@ def _found(
                 yield result, name, artifact
 
 
-def _policies(store: Path | str, sweep: str | None) -> dict[str, str]:
+def _policies(store: Path | str | Reading, sweep: str | None) -> dict[str, str]:
     """Whose responses a result's candidates are, in words: of a later round, the policy after the rounds before it."""
     found = {}
-    for result, settings in read_settings(Store(Path(store)).check(), sweep).items():
+    for result, settings in read_settings(reading(store), sweep).items():
         (*before, _) = settings.get("rounds.path") or [None]
         found[result] = str(settings["policy.name"]) + (f" after {' > '.join(before)}" if before else "")
     return found

@@ -3,7 +3,7 @@
 The columns are those of `analysis.schema`. A partial sweep loads; what is missing has a status that says so.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,8 +15,8 @@ from scipy import sparse
 
 from analysis import answers, schema
 from analysis.comparability import comparable_facts
-from analysis.parallel import each
-from analysis.stores import Stores, ancestry, points_of
+from analysis.parallel import Workers
+from analysis.stores import Reading, Stores, ancestry, points_of
 from harness import cost
 from harness.judges.models import SELECTED
 from harness.keys import digest
@@ -80,6 +80,16 @@ def load_answers(store: Stores, sweep: str | None = None) -> pd.DataFrame:
     Raises:
         StoreError: no store there, or no such sweep.
     """
+    with Workers() as workers:
+        return begin_answers(store, sweep, workers)()
+
+
+def begin_answers(store: Stores, sweep: str | None, workers: Workers) -> Callable[[], pd.DataFrame]:
+    """`load_answers`, begun: where there are many, `workers` measure them until the frame is asked for.
+
+    Raises:
+        StoreError: no store there, or no such sweep.
+    """
     # Cells of equal content share their answers, which are read and measured once.
     folders: dict[str, tuple[Path | None, ...]] = {}
     given: dict[tuple[Path | None, ...], answers.Given] = {}
@@ -87,8 +97,14 @@ def load_answers(store: Stores, sweep: str | None = None) -> pd.DataFrame:
         found = _answered(opened, point)
         folders[key] = tuple(artifact.folder if artifact else None for artifact in found.values())
         given.setdefault(folders[key], found)
-    measured = dict(zip(given, each(answers.read_answers, list(given.values()), least=_MANY), strict=True))
-    return answers.answers_frame({key: own for key, key_of in folders.items() if (own := measured[key_of]) is not None})
+    under_way = workers.map(answers.read_answers, list(given.values()), least=_MANY)
+
+    def finish() -> pd.DataFrame:
+        measured = dict(zip(given, under_way, strict=True))
+        own = {key: measured[folder] for key, folder in folders.items()}
+        return answers.answers_frame({key: columns for key, columns in own.items() if columns is not None})
+
+    return finish
 
 
 def _answered(store: Store, point: Mapping[str, Any]) -> dict[str, Artifact | None]:
@@ -104,32 +120,32 @@ def _answered(store: Store, point: Mapping[str, Any]) -> dict[str, Artifact | No
     }
 
 
-def read_beside(store: Store, sweep: str | None = None) -> dict[str, Mapping[str, str]]:
+def read_beside(store: Reading, sweep: str | None = None) -> dict[str, Mapping[str, str]]:
     """Keys of what stands beside each result, by name; see `harness.plan.Point.beside`.
 
     Raises:
         StoreError: no such sweep.
     """
-    return {key: point.get("beside", {}) for _, key, point in _each(store.root, sweep)}
+    return {key: point.get("beside", {}) for _, key, point in _each(store, sweep)}
 
 
-def read_settings(store: Store, sweep: str | None = None) -> dict[str, Mapping[str, Any]]:
+def read_settings(store: Reading, sweep: str | None = None) -> dict[str, Mapping[str, Any]]:
     """What each result was made with, by dotted key.
 
     Raises:
         StoreError: no such sweep.
     """
-    return {key: point["config"] for _, key, point in _each(store.root, sweep)}
+    return {key: point["config"] for _, key, point in _each(store, sweep)}
 
 
-def read_ancestors(store: Store, sweep: str | None, stage: str) -> dict[str, list[str]]:
+def read_ancestors(store: Reading, sweep: str | None, stage: str) -> dict[str, list[str]]:
     """Keys of the nodes of a stage that each result rests on, its judge's own left out.
 
     Raises:
         StoreError: no such sweep.
     """
     found: dict[str, list[str]] = {}
-    for _, key, point in _each(store.root, sweep):
+    for _, key, point in _each(store, sweep):
         recorded, pairs = point["sweep"], point["nodes"].get("pairs")
         above = recorded.ancestors(pairs) if pairs is not None else []
         found[key] = [one for one in above if recorded.nodes[one]["stage"] == stage]

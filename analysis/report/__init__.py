@@ -2,6 +2,6 @@
 
 from analysis.report.details import Detail, load_details
 from analysis.report.watch import watch
-from analysis.report.write import LengthInputs, replace, write_report
+from analysis.report.write import LengthInputs, Sources, replace, write_report
 
-__all__ = ["Detail", "LengthInputs", "load_details", "replace", "watch", "write_report"]
+__all__ = ["Detail", "LengthInputs", "Sources", "load_details", "replace", "watch", "write_report"]

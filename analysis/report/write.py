@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -16,7 +18,7 @@ from analysis.candidate_sets import candidate_sets_section
 from analysis.captions import provenance_text
 from analysis.estimates import estimate_cells, preference_table, result_intervals
 from analysis.length_report import length_controlled_columns, length_section
-from analysis.parallel import ready
+from analysis.parallel import Workers
 from analysis.rankings import ranking_section, ranking_warnings
 from analysis.regressions import Regressions, regression_cells, regression_frame, regression_section
 from analysis.report import page, sections
@@ -37,72 +39,101 @@ Details = Callable[[Collection[str]], Mapping[str, Detail]]
 """Details by result, with examples for the results that are given."""
 
 MANY_FIGURES: Final = 12
-"""Figures from which several processes draw them: each takes a second."""
+"""Figures from which several processes draw them: each takes half a second."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What a report is made from beside results and verdicts; None where there is nothing of a kind."""
+
+    answers: pd.DataFrame | Callable[[], pd.DataFrame] | None = None
+    """The frame of `analysis.answers`, or what waits for it: it becomes `beside.csv`."""
+    regressions: Regressions | None = None
+    """Scores of lm-evaluation-harness: `regressions.csv`."""
+    rankings: pd.DataFrame | None = None
+    """Of `analysis.rankings`: `rankings.csv`."""
+    candidate_sets: tuple[pd.DataFrame, pd.DataFrame] | None = None
+    """Of `analysis.candidate_sets`, the sets and the boundaries: `candidate_sets.csv` and `boundary.csv`."""
+    changes: pd.DataFrame | None = None
+    """Of `analysis.unlearning`, what they show: `unlearning.csv`."""
+    details: Details | None = None
+    """What stands behind the cells on the page."""
+    length_control: LengthInputs | None = None
+    """With it each result of AlpacaEval 2 also has its length-controlled win rate."""
+
+
+NOTHING: Final = Sources()
 
 
 def write_report(
     results: pd.DataFrame,
     verdicts: pd.DataFrame,
     out: Path,
+    sources: Sources = NOTHING,
     *,
-    answers: pd.DataFrame | None = None,
-    regressions: Regressions | None = None,
-    rankings: pd.DataFrame | None = None,
-    candidate_sets: tuple[pd.DataFrame, pd.DataFrame] | None = None,
-    changes: pd.DataFrame | None = None,
-    details: Details | None = None,
     provenance: Provenance = None,
     console: Console | None = None,
-    length_control: LengthInputs | None = None,
     refresh: int | None = None,
+    workers: Workers | None = None,
 ) -> list[Path]:
     """Write the figures, `results.csv`, `report.md` and `report.html` into `out`, print the table, return the paths.
 
-    The frames are those of `analysis.schema`, `answers` that of `analysis.answers`, for which there is `beside.csv`;
-    scores of `regressions` stand in `regressions.csv`, `rankings` of `analysis.rankings` in `rankings.csv`,
-    `candidate_sets` (of `analysis.candidate_sets`: the sets, and the boundaries) in `candidate_sets.csv` and
-    `boundary.csv`, what `changes` (of `analysis.unlearning`) show in `unlearning.csv`, and `details` behind the cells
-    on the page. With `length_control` each result of AlpacaEval 2 also has its length-controlled win rate. `provenance`
-    (sweep, commit, versions) becomes the small print. A page with `refresh` loads itself anew after so many seconds.
-    Raises PrefsweepError when there are no results, or the frames break their contract.
+    Args:
+        results: with the verdicts, the frames of `analysis.schema`.
+        provenance: sweep, commit and versions, for the small print.
+        refresh: seconds after which the page loads itself anew.
+        workers: processes that have started already.
+
+    Raises:
+        PrefsweepError: there are no results, or the frames break their contract.
     """
     check_results(results)
     check_verdicts(verdicts)
     if results.empty:
         raise PrefsweepError("there are no results to report")
+    out.mkdir(parents=True, exist_ok=True)
+    with Workers() if workers is None else nullcontext(workers) as own:
+        return _write(results, verdicts, out, sources, provenance, console, refresh, own)
+
+
+def _write(
+    results: pd.DataFrame,
+    verdicts: pd.DataFrame,
+    out: Path,
+    sources: Sources,
+    made: Provenance,
+    console: Console | None,
+    refresh: int | None,
+    workers: Workers,
+) -> list[Path]:
+    # What needs no answers comes first: they may still be measured.
     table = preference_table(results, verdicts)
     cells = estimate_cells(results, table)
-    out.mkdir(parents=True, exist_ok=True)
+    compared = panels(cells, table)
+    tables, numbers, warned = _numbers(results.join(result_intervals(results, table)), verdicts, cells, sources)
+    answers = sources.answers() if callable(sources.answers) else sources.answers
     beside = beside_win_rates(cells, pd.DataFrame(columns=list(ANSWERS)) if answers is None else answers)
+    if answers is not None:
+        tables["beside.csv"] = beside_frame(cells, beside)
     # In the small print of every figure: a heatmap is shown without its report.
-    provenance = {**(provenance or {}), **flags(cells, beside)}
+    provenance = {**(made or {}), **flags(cells, beside)}
     planned = drawings(Analysed(cells=cells, table=table, beside=beside, provenance=provenance))
-    with ready(len(planned) >= MANY_FIGURES) as start:
-        drawing = start(partial(draw, out), planned)
-        tables, numbers = _scores(
-            results.join(result_intervals(results, table)), verdicts, cells, regressions, length_control
-        )
-        made, more, warned = _of_data(cells, rankings, candidate_sets, changes)
-        tables |= made
-        numbers += more
-        if answers is not None:
-            tables["beside.csv"] = beside_frame(cells, beside)
-        compared = panels(cells, table)
-        content = page.Content(
-            cells=cells,
-            panels=compared,
-            opening=sections.opening(cells, compared, beside),
-            unfinished=sections.unfinished(cells),
-            sections=[*sections.details(cells, compared, beside), *numbers],
-            comparing=sections.comparing(cells),
-            beside=beside,
-            details=details(page.shown_results(cells)) if details is not None else {},
-            provenance=provenance,
-            refresh=refresh,
-        )
-        figures = list(drawing)
-    paths = [path for figure in figures for path in figure.paths]
-    paths += [replace(out / name, spreadsheet_safe(frame).to_csv(index=False)) for name, frame in tables.items()]
+    drawing = workers.map(partial(draw, out), planned, least=MANY_FIGURES)
+    content = page.Content(
+        cells=cells,
+        panels=compared,
+        opening=sections.opening(cells, compared, beside),
+        unfinished=sections.unfinished(cells),
+        sections=[*sections.details(cells, compared, beside), *numbers],
+        comparing=sections.comparing(cells),
+        beside=beside,
+        details=sources.details(page.shown_results(cells)) if sources.details is not None else {},
+        provenance=provenance,
+        refresh=refresh,
+    )
+    paths = [replace(out / name, spreadsheet_safe(frame).to_csv(index=False)) for name, frame in tables.items()]
+    figures = list(drawing)
+    paths = [*(path for figure in figures for path in figure.paths), *paths]
     paths.append(replace(out / "report.md", _markdown(content, figures)))
     paths.append(replace(out / "report.html", page.render(content, figures, [path.name for path in paths])))
     print_table(cells, console, [*warnings(cells, beside), *warned])
@@ -118,25 +149,22 @@ def replace(path: Path, text: str) -> Path:
     return path
 
 
-def _scores(
-    results: pd.DataFrame,
-    verdicts: pd.DataFrame,
-    cells: pd.DataFrame,
-    regressions: Regressions | None,
-    length_control: LengthInputs | None,
-) -> tuple[dict[str, pd.DataFrame], list[Section]]:
-    """The spreadsheets by file name and the sections of length-controlled win rates and of regressions."""
+def _numbers(
+    results: pd.DataFrame, verdicts: pd.DataFrame, cells: pd.DataFrame, sources: Sources
+) -> tuple[dict[str, pd.DataFrame], list[Section], list[str]]:
+    """The spreadsheets by file name, the sections and the warnings of what there is beside cells and answers."""
     tables, found = {"results.csv": results}, list[Section]()
-    if length_control is not None:
-        difficulty, gamed = length_control
+    if sources.length_control is not None:
+        difficulty, gamed = sources.length_control
         controlled = length_controlled_columns(results, verdicts, difficulty=difficulty, gamed=gamed)
         tables["results.csv"] = results.join(controlled)
         found += sections.from_parts([length_section(results, controlled)])
-    if regressions is not None and not regressions.scores.empty:
-        scores = regression_cells(cells, regressions)
+    if sources.regressions is not None and not sources.regressions.scores.empty:
+        scores = regression_cells(cells, sources.regressions)
         tables["regressions.csv"] = regression_frame(cells, scores)
         found += sections.from_parts(regression_section(cells, scores))
-    return tables, found
+    made, more, warned = _of_data(cells, sources.rankings, sources.candidate_sets, sources.changes)
+    return tables | made, found + more, warned
 
 
 def _of_data(

@@ -17,7 +17,7 @@ from analysis.beside import MEASURES, beside_win_rates, mean_interval, near_cons
 from analysis.beside_report import MOST_FLAGGED, MOST_WARNED, beside_section, flags, warnings
 from analysis.estimates import estimate_cells, preference_table
 from analysis.overoptimisation import overoptimisation, overoptimisation_points
-from analysis.report import write_report
+from analysis.report import Sources, write_report
 from analysis.statistics import CONSTRUCTION, THESE_MODELS, TWO_SEEDS
 from harness.positions import PAIRS
 from tests.analysis.synthetic import make_frames
@@ -213,7 +213,7 @@ def test_the_figure_has_both_intervals_of_every_cell_and_rings_the_flagged() -> 
 def test_a_report_has_the_measures_the_figure_and_the_warning(tmp_path: Path) -> None:
     results, verdicts, answers = frames({0: 2.0, 1: 8.0, 2: 0.5}, constant=[2])
     console = Console(record=True, width=200)
-    paths = write_report(results, verdicts, tmp_path, answers=answers, console=console)
+    paths = write_report(results, verdicts, tmp_path, Sources(answers=answers), console=console)
     assert {"beside.csv", "overoptimisation.png"} <= {path.name for path in paths}
     page = (tmp_path / "report.md").read_text()
     assert "## Beside the win rates" in page

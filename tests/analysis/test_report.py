@@ -227,7 +227,7 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module.__dict__.update(
         load_results=load_results,
         load_verdicts=lambda *_: verdicts,
-        load_answers=lambda *_: pd.DataFrame(columns=list(ANSWERS)),
+        begin_answers=lambda *_: lambda: pd.DataFrame(columns=list(ANSWERS)),
         load_overlap=lambda *_: overlap,
     )
     monkeypatch.setattr("analysis.regressions.load_regressions", lambda *_: None)
