@@ -121,7 +121,7 @@ def _comparisons(panels: Sequence[Panel], names: dict[int, str]) -> list[str]:
         return [markdown_safe(_comparison(panel, names)) for panel in compared]
     varying = dict.fromkeys(name for panel in compared for name in panel.setting)
     rows = [
-        {name: panel.setting.get(name, "") or "none" for name in varying}
+        {name: (panel.setting[name] or "none") if name in panel.setting else "" for name in varying}
         | {
             "highest win rate": names[panel.best],
             "% [95 %]": f"{100 * best.estimate:.1f} [{100 * best.low:.1f}, {100 * best.high:.1f}]",

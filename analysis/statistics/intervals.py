@@ -110,7 +110,7 @@ def bootstrap_interval(
     if len(values) == 0:
         return nothing("no judged instruction", level=level, excluded=excluded)
     # Sorted, so that the order of the instructions does not move the interval.
-    means = _resampled_sums(np.sort(values), draws, seed) / len(values)
+    means = resampled_sums(np.sort(values), draws, seed) / len(values)
     low, high = np.quantile(means, tails(level))
     return _interval(values, low, high, method=f"{PERCENTILE}, {draws} draws", level=level, excluded=excluded)
 
@@ -137,7 +137,7 @@ def guarded_interval(
     return _interval(values, low, high, method=f"{GUARDED}, {draws} draws", level=level, excluded=excluded)
 
 
-def _resampled_sums(ordered: Floats, draws: int, seed: int) -> Floats:
+def resampled_sums(ordered: Floats, draws: int, seed: int) -> Floats:
     """The sum of each resample [draws] of `ordered` values."""
     n = len(ordered)
     ends = np.append(np.flatnonzero(np.diff(ordered)) + 1, n)

@@ -3,14 +3,27 @@
 import gzip
 import json
 import os
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.answer_text import COPY, NEAR_CONSTANT, is_empty, is_refusal, near_copies, normal_form, repetition
+from analysis.answer_text import (
+    COPY,
+    NEAR_CONSTANT,
+    REFUSALS,
+    is_empty,
+    is_refusal,
+    near_copies,
+    normal_form,
+    repetition,
+    repetitions,
+)
+from analysis.words import joined, numbers_before, words_of
 
 SHARED = Path(os.environ.get("PREFSWEEP_SHARED", Path(__file__).parents[3] / "shared"))
 OUTPUTS = SHARED / "data" / "alpaca_eval" / "outputs"
@@ -130,3 +143,52 @@ def test_the_published_constant_model_is_flagged_and_no_other() -> None:
     assert shares.pop("NullModel") == 1.0
     assert len(shares) >= 4
     assert max(shares.values()) < NEAR_CONSTANT / 10
+
+
+TEXTS = st.lists(
+    st.text(alphabet=st.sampled_from("aB1_ .,\n\u00e9\u00df\u0130\u4f60\u3042\u0301\x00"), max_size=40), max_size=6
+)
+"""Words of several scripts, with what parts them and what does not."""
+
+
+def plainly(text: str) -> list[str]:
+    """The words of a text, by their definition."""
+    alone = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    return re.findall(rf"[{alone}]|[^\W_\u3040-\u30ff\u3400-\u9fff]+", text.casefold())
+
+
+@given(TEXTS)
+def test_words_are_numbers_that_equal_words_share(texts: list[str]) -> None:
+    found, expected = words_of(texts), [plainly(text) for text in texts]
+    assert found.sizes.tolist() == [len(own) for own in expected]
+    assert found.rows.tolist() == [row for row, own in enumerate(expected) for _ in own]
+    flat = [word for own in expected for word in own]
+    assert len(set(zip(flat, found.codes.tolist(), strict=True))) == len(set(flat)) == found.distinct
+    before = [own[:place].count(word) for own in expected for place, word in enumerate(own)]
+    assert numbers_before(found).tolist() == before
+
+
+@given(TEXTS)
+def test_repetition_in_arrays_is_that_of_the_definition(texts: list[str]) -> None:
+    for share, own in zip(repetitions(words_of(texts)), map(plainly, texts), strict=True):
+        grams = Counter(zip(own, own[1:], own[2:], own[3:], strict=False))
+        assert share == pytest.approx(1 - len(grams) / sum(grams.values()) if grams else 0.0)
+
+
+def test_more_words_than_fit_into_two_bytes_and_products_that_fit_into_no_number() -> None:
+    texts = [" ".join(f"w{place}" for place in range(70_000)), "w1 w2 w3 w4 w1 w2 w3 w4", "w5 w5 w5"]
+    words = words_of(texts)
+    assert numbers_before(words)[70_000:].tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 0, 1, 2]
+    assert repetitions(words).tolist() == [0.0, 0.2, 0.0]
+    large = np.array([2**61, 5, 2**61], dtype=np.int64)
+    numbers, bound = joined(large, np.array([0, 0, 1], dtype=np.int64), 2)
+    assert len(set(numbers.tolist())) == 3
+    assert numbers.max() < bound == 4
+
+
+@settings(max_examples=50)
+@given(st.from_regex("|".join(REFUSALS), fullmatch=False) | st.sampled_from(["I am sorry, ", "I\u2019m sorry but "]))
+def test_no_refusal_is_missed_before_it_is_looked_at_closely(text: str) -> None:
+    start = re.sub(r"^\W+", "", text[:200].replace("\u2019", "'").casefold())
+    whole = re.match("|".join(REFUSALS), re.sub(r"\s+", " ", start).replace("i am ", "i'm ", 1))
+    assert is_refusal(text) == (whole is not None)

@@ -120,6 +120,17 @@ def test_references_without_any_length_have_no_ratio() -> None:
     assert found["note"]
 
 
+def test_seeds_are_joined_by_instruction() -> None:
+    lengths = [[10, 20, 30, 40], [12, 22, 32, 42]]
+    seeds = [measured(["x" * length for length in own]) for own in lengths]
+    mixed = [seeds[0], seeds[1].iloc[[2, 0, 3, 1]]]
+    for one, other in zip(beside(seeds).values(), beside(mixed).values(), strict=True):
+        assert one.equals(other)
+    found = beside([seeds[0], seeds[1].iloc[[2, 0, 3]]])["characters"]
+    assert found["estimate"] == pytest.approx(np.mean([11, 31, 41]))
+    assert (found["n"], found["excluded"]) == (3, 1)
+
+
 def test_the_gain_of_reward_is_paired() -> None:
     texts = [own_words(i) for i in range(6)]
     base = [10.0, -10.0, 50.0, 0.0, 3.0, -70.0]

@@ -1,6 +1,7 @@
 """The report: files, table, what it says about unfinished sweeps, and texts that must not be executed."""
 
 import io
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.console import Console
 from analysis.answers import ANSWERS
 from analysis.estimates import cell_intervals, estimate_cells, not_told_apart, preference_table, sort_cells
 from analysis.report import write_report
+from analysis.report.sections import MOST_SENTENCES
 from analysis.schema import VERDICTS
 from analysis.statistics import CONSTRUCTION, THESE_MODELS
 from analysis.stores import Reading
@@ -86,6 +88,29 @@ def test_figures_are_named_by_what_varies_only(tmp_path: Path) -> None:
     heatmaps = {f"heatmap-loss.beta={beta}-n={n}" for beta in betas for n in (8, 64)}
     assert stems == heatmaps | {f"scaling-loss.beta={beta}" for beta in betas}
     assert page.count("Highest win rate") == 2
+
+
+@pytest.mark.usefixtures("quick_figures")
+def test_the_best_cells_of_many_settings_are_a_table(tmp_path: Path) -> None:
+    betas = [0.01 * (1 + place) for place in range(MOST_SENTENCES + 1)]
+    own = [make_frames(PAIRS[:3], settings={"loss.beta": beta}) for beta in betas]
+    results, verdicts = (
+        pd.concat([f.assign(result=f["result"] + f" {beta}") for f, beta in zip(kind, betas, strict=True)])
+        for kind in zip(*own, strict=True)
+    )
+    _, page, _ = report(results.reset_index(drop=True), verdicts.reset_index(drop=True), tmp_path)
+    assert "Highest win rate" not in page
+    (header,) = [line for line in page.splitlines() if line.startswith("| loss.beta | highest win rate")]
+    rows = page[page.index(header) :].splitlines()[2 : 2 + len(betas)]
+    assert [row.split(" | ")[0] for row in rows] == [f"| {beta:g}" for beta in betas]
+    sentence = re.search(r"Highest win rate ([\d.]+) %.* ([\d.]+) to ([\d.]+);", alone(tmp_path / "alone"))
+    assert sentence
+    assert "{} [{}, {}]".format(*sentence.groups()) in rows[0].replace("\\", "")
+
+
+def alone(out: Path) -> str:
+    """The report of one setting."""
+    return report(*make_frames(PAIRS[:3], settings={"loss.beta": 0.01}), out)[1]
 
 
 @pytest.mark.usefixtures("quick_figures")
