@@ -119,7 +119,8 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     """
     # Not with_suffix: a stem may hold a dot, as in "loss.beta=0.1".
     png, svg = stem.parent / f"{stem.name}.png", stem.parent / f"{stem.name}.svg"
-    figure.savefig(png, dpi=200, metadata={"Software": None})
+    # Little compression: a fifth of the time, for files that are a twentieth larger.
+    figure.savefig(png, dpi=200, metadata={"Software": None}, pil_kwargs={"compress_level": 1})
     with mpl.rc_context({"svg.hashsalt": "prefsweep"}):
         figure.savefig(svg, metadata={"Date": None, "Creator": None})
     return [png, svg]
