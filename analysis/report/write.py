@@ -24,7 +24,7 @@ from analysis.regressions import Regressions, regression_cells, regression_frame
 from analysis.report import page, sections
 from analysis.report.details import Detail
 from analysis.report.drawings import Analysed, Drawn, draw, drawings
-from analysis.report.panels import Provenance, panels
+from analysis.report.panels import Panel, Provenance, panels
 from analysis.report.sections import Section
 from analysis.report.terminal import print_table
 from analysis.schema import check_results, check_verdicts
@@ -93,19 +93,32 @@ def write_report(
         raise PrefsweepError("there are no results to report")
     out.mkdir(parents=True, exist_ok=True)
     with Workers() if workers is None else nullcontext(workers) as own:
-        return _write(results, verdicts, out, sources, provenance, console, refresh, own)
+        found = _estimate(results, verdicts, sources, provenance or {})
+        drawing = own.map(partial(draw, out), drawings(found.analysed), least=MANY_FIGURES)
+        content = _content(found, sources, refresh)
+        texts = {name: spreadsheet_safe(frame).to_csv(index=False) for name, frame in found.tables.items()}
+        figures = list(drawing)
+    paths = [path for figure in figures for path in figure.paths]
+    paths += [replace(out / name, text) for name, text in texts.items()]
+    paths.append(replace(out / "report.md", _markdown(content, figures)))
+    paths.append(replace(out / "report.html", page.render(content, figures, [path.name for path in paths])))
+    print_table(content.cells, console, [*warnings(content.cells, content.beside), *found.warned])
+    return paths
 
 
-def _write(
-    results: pd.DataFrame,
-    verdicts: pd.DataFrame,
-    out: Path,
-    sources: Sources,
-    made: Provenance,
-    console: Console | None,
-    refresh: int | None,
-    workers: Workers,
-) -> list[Path]:
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What was estimated for a report."""
+
+    analysed: Analysed
+    panels: list[Panel]
+    tables: dict[str, pd.DataFrame]
+    """The spreadsheets by file name."""
+    numbers: list[Section]
+    warned: list[str]
+
+
+def _estimate(results: pd.DataFrame, verdicts: pd.DataFrame, sources: Sources, made: Mapping[str, object]) -> _Found:
     # What needs no answers comes first: they may still be measured.
     table = preference_table(results, verdicts)
     cells = estimate_cells(results, table)
@@ -116,28 +129,26 @@ def _write(
     if answers is not None:
         tables["beside.csv"] = beside_frame(cells, beside)
     # In the small print of every figure: a heatmap is shown without its report.
-    provenance = {**(made or {}), **flags(cells, beside)}
-    planned = drawings(Analysed(cells=cells, table=table, beside=beside, provenance=provenance))
-    drawing = workers.map(partial(draw, out), planned, least=MANY_FIGURES)
-    content = page.Content(
+    provenance = {**made, **flags(cells, beside)}
+    analysed = Analysed(cells=cells, table=table, beside=beside, provenance=provenance)
+    return _Found(analysed=analysed, panels=compared, tables=tables, numbers=numbers, warned=warned)
+
+
+def _content(found: _Found, sources: Sources, refresh: int | None) -> page.Content:
+    """What the page shows but figures."""
+    cells, beside = found.analysed.cells, found.analysed.beside
+    return page.Content(
         cells=cells,
-        panels=compared,
-        opening=sections.opening(cells, compared, beside),
+        panels=found.panels,
+        opening=sections.opening(cells, found.panels, beside),
         unfinished=sections.unfinished(cells),
-        sections=[*sections.details(cells, compared, beside), *numbers],
+        sections=[*sections.details(cells, found.panels, beside), *found.numbers],
         comparing=sections.comparing(cells),
         beside=beside,
         details=sources.details(page.shown_results(cells)) if sources.details is not None else {},
-        provenance=provenance,
+        provenance=found.analysed.provenance,
         refresh=refresh,
     )
-    paths = [replace(out / name, spreadsheet_safe(frame).to_csv(index=False)) for name, frame in tables.items()]
-    figures = list(drawing)
-    paths = [*(path for figure in figures for path in figure.paths), *paths]
-    paths.append(replace(out / "report.md", _markdown(content, figures)))
-    paths.append(replace(out / "report.html", page.render(content, figures, [path.name for path in paths])))
-    print_table(cells, console, [*warnings(cells, beside), *warned])
-    return paths
 
 
 def replace(path: Path, text: str) -> Path:
