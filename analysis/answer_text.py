@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import sparse
 
-from analysis.words import Words, joined, numbers_before, words_of
+from analysis.alike import count_alike
+from analysis.words import Integers, Words, joined, words_of
 
 NGRAM: Final = 4
 """Words of an n-gram: the seq-rep-4 of Welleck et al. (arXiv 1908.04319), on words instead of tokens."""
@@ -46,12 +46,6 @@ _NO_WORD: Final = re.compile(r"^\W+")
 _SPACE: Final = re.compile(r"\s+")
 
 _REFUSAL: Final = re.compile("|".join(REFUSALS))
-
-_ROWS: Final = 128
-"""Answers that are compared with all others together: few enough for what is computed to stay near the processor."""
-
-_DENSE: Final = 2_000_000
-"""Entries up to which a table of words is dense."""
 
 
 def is_empty(text: str) -> bool:
@@ -92,7 +86,7 @@ def normal_form(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def near_copies(texts: Sequence[str], found: Words | None = None) -> npt.NDArray[np.int64]:
+def near_copies(texts: Sequence[str], found: Words | None = None) -> Integers:
     """How many of the texts, itself among them, are near-copies of each text, [texts].
 
     Two texts are compared by the words that they share, each as often as it stands in both: 2 shared / (all of both).
@@ -102,51 +96,11 @@ def near_copies(texts: Sequence[str], found: Words | None = None) -> npt.NDArray
     if not texts:
         return np.zeros(0, dtype=np.int64)
     words = words_of(texts) if found is None else found
-    counts = _bags(words)
-    # Twice what two texts share is at least the sum of both; a little less, lest rounding leave out an equality.
-    least = (COPY * words.sizes - 0.05).astype(np.float32)
-    copies = np.zeros(len(texts), dtype=np.int64)
-    for start in range(0, len(texts), _ROWS):
-        alike = _alike(counts, least, start)
-        copies[start : start + _ROWS] += alike.sum(axis=1, dtype=np.int64)
-        copies[start + _ROWS :] += alike[:, _ROWS:].sum(axis=0, dtype=np.int64)
+    copies = count_alike(words, COPY)
     wordless = np.flatnonzero(words.sizes == 0)
     forms = pd.Series([normal_form(texts[row]) for row in wordless.tolist()], dtype=object)
     copies[wordless] = forms.map(forms.value_counts()).to_numpy(dtype=np.int64)
     return copies
-
-
-def _alike(
-    counts: sparse.csr_array | npt.NDArray[np.float32], least: npt.NDArray[np.float32], start: int
-) -> npt.NDArray[np.uint8]:
-    """1 where one of `_ROWS` texts is a near-copy of one of the texts from the first of them on."""
-    shared = counts[start : start + _ROWS] @ counts[start:].T
-    both = shared if isinstance(shared, np.ndarray) else shared.toarray()
-    both += both
-    both -= least[start:]
-    alike = both >= least[start : start + _ROWS, None]
-    np.fill_diagonal(alike, val=True)  # of a text's own words some may have no column
-    return alike.view(np.uint8)
-
-
-def _bags(words: Words) -> sparse.csr_array | npt.NDArray[np.float32]:
-    """Each text's words as a row of ones, [texts x (word, how often before)].
-
-    A word's second occurrence is a column of its own, so that a product of two rows counts what both bags hold. Columns
-    that one text alone has are left out: they count for none but itself. A small table is dense, which multiplies
-    faster.
-    """
-    columns, _ = pd.factorize(joined(numbers_before(words), words.codes, max(words.distinct, 1))[0])
-    several = np.bincount(columns) > 1
-    kept = several[columns]
-    columns, rows = (np.cumsum(several) - 1)[columns[kept]], words.rows[kept]
-    shape = (len(words.sizes), int(several.sum()))
-    if shape[0] * shape[1] <= _DENSE:
-        dense = np.zeros(shape, dtype=np.float32)
-        dense[rows, columns] = 1
-        return dense
-    ones = np.ones(len(columns), dtype=np.float32)
-    return sparse.csr_array((ones, (rows, columns)), shape=shape)
 
 
 def _visible(character: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from analysis.answer_text import (
@@ -122,14 +122,38 @@ def test_more_answers_than_are_compared_at_once() -> None:
     assert near_copies([]).tolist() == []
 
 
-@given(st.lists(st.text(alphabet="ab ", max_size=12), min_size=1, max_size=8))
-def test_near_copies_are_those_of_the_definition(texts: list[str]) -> None:
+def copies_by_definition(texts: list[str]) -> list[int]:
     def alike(one: str, other: str) -> bool:
         bags = [sorted(text.split()) or [f" {text.strip()}"] for text in (one, other)]
         shared = sum(min(bags[0].count(w), bags[1].count(w)) for w in set(bags[0]))
         return 2 * shared >= COPY * (len(bags[0]) + len(bags[1])) - 1e-9
 
-    assert near_copies(texts).tolist() == [sum(alike(a, b) for b in texts) for a in texts]
+    return [sum(alike(a, b) for b in texts) for a in texts]
+
+
+@given(st.lists(st.text(alphabet="ab ", max_size=12), min_size=1, max_size=8))
+def test_near_copies_are_those_of_the_definition(texts: list[str]) -> None:
+    assert near_copies(texts).tolist() == copies_by_definition(texts)
+
+
+@pytest.fixture(params=["pairs", "all"])
+def large(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done with too many words for a dense table: likely pairs are looked at, or all where those are many."""
+    monkeypatch.setattr("analysis.alike._DENSE", -1)
+    monkeypatch.setattr("analysis.alike._LIKELY", 10**6 if request.param == "pairs" else -1)
+
+
+@pytest.mark.usefixtures("large")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.lists(st.sampled_from("abcdefghijkl"), max_size=30).map(" ".join), min_size=1, max_size=8), st.data()
+)
+def test_near_copies_of_many_words_are_those_of_the_definition(texts: list[str], data: st.DataObject) -> None:
+    words = texts[0].split()
+    for size in range(3):  # the first text with some words left out: as near as it may just be, or not be
+        left = data.draw(st.sets(st.integers(0, max(0, len(words) - 1)), max_size=len(words) // 2 + size))
+        texts.append(" ".join(word for place, word in enumerate(words) if place not in left))
+    assert near_copies(texts).tolist() == copies_by_definition(texts)
 
 
 @pytest.mark.skipif(not OUTPUTS.is_dir(), reason="no AlpacaEval 2 data (PREFSWEEP_SHARED)")
