@@ -10,10 +10,11 @@ from analysis.candidate_sets import load_boundary_measurements, load_candidate_s
 from analysis.comparability import check_comparable
 from analysis.compare import compare, compare_grids
 from analysis.hub_files import load_difficulty, load_gamed
-from analysis.load import load_answers, load_overlap, load_results, load_verdicts
+from analysis.load import begin_answers, load_overlap, load_results, load_verdicts
+from analysis.parallel import Workers
 from analysis.rankings import load_rankings
 from analysis.regressions import load_regressions
-from analysis.report import Frames, LengthInputs, load_details, replace, watch, write_report
+from analysis.report import Frames, LengthInputs, Sources, load_details, replace, watch, write_report
 from analysis.rounds import rounds
 from analysis.stores import Reading
 from analysis.unlearning import load_changes
@@ -93,33 +94,37 @@ def report(
     """
     opened = store if isinstance(store, Reading) else Reading(store)
     _check_store(opened.root)
-    results = load_results(opened, sweep=sweep)
-    if results.empty:
-        where = f"sweep {sweep}" if sweep else "the store"
-        raise PrefsweepError(f"--store {opened.root}: {where} has no results yet")
-    if together:
-        check_comparable(results, "--together")
-    provenance = {"sweep": sweep} if sweep else {}
-    made = provenance | results.attrs.get("provenance", {})
-    overlap = load_overlap(opened, sweep)
-    paths = write_report(
-        results,
-        load_verdicts(opened, sweep),
-        out,
-        answers=load_answers(opened, sweep),
-        regressions=load_regressions(opened.root, sweep),
-        rankings=load_rankings(opened.root, sweep),
-        candidate_sets=(load_candidate_sets(opened.root, sweep), load_boundary_measurements(opened.root, sweep)),
-        changes=load_changes(opened.root, sweep),
-        details=partial(load_details, opened, sweep),
-        overlap=overlap,
-        published=published,
-        frames=Frames(opened, sweep),
-        provenance=made,
-        length_control=length_control,
-        refresh=refresh,
-    )
-    return [*paths, replace(out / "overlap.csv", overlap.to_csv(index_label="cell"))]
+    with Workers() as workers:
+        results = load_results(opened, sweep=sweep)
+        if results.empty:
+            where = f"sweep {sweep}" if sweep else "the store"
+            raise PrefsweepError(f"--store {opened.root}: {where} has no results yet")
+        if together:
+            check_comparable(results, "--together")
+        provenance = {"sweep": sweep} if sweep else {}
+        overlap = load_overlap(opened, sweep)
+        sources = Sources(
+            answers=begin_answers(opened, sweep, workers),
+            regressions=load_regressions(opened, sweep),
+            rankings=load_rankings(opened, sweep),
+            candidate_sets=(load_candidate_sets(opened, sweep), load_boundary_measurements(opened, sweep)),
+            changes=load_changes(opened, sweep),
+            details=partial(load_details, opened, sweep),
+            frames=Frames(opened, sweep),
+            overlap=overlap,
+            length_control=length_control,
+            published=published,
+        )
+        paths = write_report(
+            results,
+            load_verdicts(opened, sweep),
+            out,
+            sources,
+            provenance=provenance | results.attrs.get("provenance", {}),
+            refresh=refresh,
+            workers=workers,
+        )
+        return [*paths, replace(out / "overlap.csv", overlap.to_csv(index_label="cell"))]
 
 
 def _check_store(store: Path) -> None:

@@ -6,13 +6,14 @@ The definitions are those of docs/beside-the-win-rate.md; thresholds and lists t
 import re
 import unicodedata
 from collections.abc import Sequence
-from itertools import chain
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import sparse
+
+from analysis.alike import count_alike
+from analysis.words import Integers, Words, joined, words_of
 
 NGRAM: Final = 4
 """Words of an n-gram: the seq-rep-4 of Welleck et al. (arXiv 1908.04319), on words instead of tokens."""
@@ -38,22 +39,13 @@ REFUSALS: Final = (
 )
 """Ours, English only, a heuristic: what an answer begins with that is counted as a refusal. Sympathy is none."""
 
-_WORD: Final = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
-"""A word; where a script leaves no blanks between words (Chinese, Japanese), each character."""
-
-_ASCII_WORD: Final = re.compile(r"[a-z0-9]+")
-"""The same in a text of ASCII in lower case, twice as fast."""
+_MAY_REFUSE: Final = re.compile(r"\W*(as|i|my|really|so|sorry|truly|unfortunately|very)\b", re.ASCII | re.IGNORECASE)
+"""What a text of ASCII begins with where any of `REFUSALS` may be found: few do."""
 
 _NO_WORD: Final = re.compile(r"^\W+")
 _SPACE: Final = re.compile(r"\s+")
 
 _REFUSAL: Final = re.compile("|".join(REFUSALS))
-
-_ROWS: Final = 512
-"""Answers that are compared with all others together."""
-
-_DENSE: Final = 2_000_000
-"""Entries up to which a table of words is dense."""
 
 
 def is_empty(text: str) -> bool:
@@ -63,28 +55,28 @@ def is_empty(text: str) -> bool:
 
 def is_refusal(text: str) -> bool:
     """Whether a text begins as a refusal does (`REFUSALS`)."""
-    start = _NO_WORD.sub("", text[:200].replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").casefold())
+    start = text[:200]
+    if start.isascii() and _MAY_REFUSE.match(start) is None:
+        return False
+    start = _NO_WORD.sub("", start.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").casefold())
     return _REFUSAL.match(_SPACE.sub(" ", start).replace("i am ", "i'm ", 1)) is not None
 
 
 def repetition(text: str) -> float:
     """Share of a text's 4-grams of words that stood in it before; 0 for a text without any."""
-    return float(repetitions([words(text)])[0])
+    return float(repetitions(words_of([text]))[0])
 
 
-def repetitions(texts: Sequence[Sequence[str]]) -> npt.NDArray[np.float64]:
+def repetitions(words: Words) -> npt.NDArray[np.float64]:
     """`repetition` of each of the texts, given by their words, [texts]."""
-    sizes = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
-    codes, _ = pd.factorize(np.array(list(chain.from_iterable(texts)), dtype=object))
-    row = np.repeat(np.arange(len(texts)), sizes)
-    grams = codes.astype(np.int64)
-    for step in (1, 2):  # of words to pairs, of pairs to fours; the numbers stay small
-        pairs = grams[: len(grams) - step] * (grams.max(initial=0) + 1) + grams[step:]
-        grams, _ = pd.factorize(pairs)
-    whole = row[: len(grams)] == row[len(row) - len(grams) :]
-    own = pd.DataFrame({"row": row[: len(grams)][whole], "gram": grams[whole]})
-    repeated = np.bincount(own.loc[own.duplicated(), "row"], minlength=len(texts))
-    return np.asarray(repeated / np.maximum(sizes - NGRAM + 1, 1), dtype=np.float64)
+    grams, distinct = words.codes, max(words.distinct, 1)
+    for step in (1, 2):  # of words to pairs, of pairs to fours
+        grams, distinct = joined(grams[: len(grams) - step], grams[step:], distinct)
+    rows = words.rows[: len(grams)]
+    whole = rows == words.rows[len(words.rows) - len(grams) :]
+    own, _ = joined(grams[whole], rows[whole], len(words.sizes))
+    repeated = np.bincount(rows[whole][pd.Series(own).duplicated()], minlength=len(words.sizes))
+    return np.asarray(repeated / np.maximum(words.sizes - NGRAM + 1, 1), dtype=np.float64)
 
 
 def normal_form(text: str) -> str:
@@ -94,56 +86,21 @@ def normal_form(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def words(text: str) -> list[str]:
-    """Words of a text in lower case, without punctuation."""
-    return (_ASCII_WORD if text.isascii() else _WORD).findall(text.casefold())
-
-
-def near_copies(texts: Sequence[str], found: Sequence[Sequence[str]] | None = None) -> npt.NDArray[np.int64]:
+def near_copies(texts: Sequence[str], found: Words | None = None) -> Integers:
     """How many of the texts, itself among them, are near-copies of each text, [texts].
 
     Two texts are compared by the words that they share, each as often as it stands in both: 2 shared / (all of both).
-    Texts without words are near-copies where their normal forms are equal. `found` are the texts' words, where known.
+    Texts without words are near-copies of each other where their normal forms are equal. `found` are the texts' words,
+    where known.
     """
     if not texts:
         return np.zeros(0, dtype=np.int64)
-    given = [words(text) for text in texts] if found is None else found
-    counts, sizes = _bags([own or [normal_form(text)] for own, text in zip(given, texts, strict=True)])
-    copies = []
-    for start in range(0, len(texts), _ROWS):
-        shared = counts[start : start + _ROWS] @ counts.T
-        both = shared if isinstance(shared, np.ndarray) else shared.toarray()
-        alike = 2 * both >= COPY * (sizes[start : start + _ROWS, None] + sizes)
-        own = np.arange(len(alike))
-        alike[own, start + own] = True  # of a text's own words some may have no column
-        copies.append(alike.sum(axis=1))
-    return np.concatenate(copies)
-
-
-def _bags(
-    texts: Sequence[Sequence[str]],
-) -> tuple[sparse.csr_array | npt.NDArray[np.float32], npt.NDArray[np.float64]]:
-    """Each text's words as a row of ones, [texts x (word, how often before)], and how many there are, [texts].
-
-    A word's second occurrence is a column of its own, so that a product of two rows counts what both bags hold. Columns
-    that one text alone has are left out: they count for none but itself. A small table is dense, which multiplies
-    faster.
-    """
-    sizes = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
-    codes, names = pd.factorize(np.array(list(chain.from_iterable(texts)), dtype=object))
-    rows = np.repeat(np.arange(len(texts)), sizes)
-    words_of = pd.DataFrame({"row": rows, "word": codes})
-    before = words_of.groupby(["row", "word"], sort=False).cumcount().to_numpy()
-    columns, _ = pd.factorize(before * len(names) + codes)
-    kept = np.bincount(columns)[columns] > 1
-    columns, distinct = pd.factorize(columns[kept])
-    shape = (len(texts), len(distinct))
-    if shape[0] * shape[1] <= _DENSE:
-        dense = np.zeros(shape, dtype=np.float32)
-        dense[rows[kept], columns] = 1
-        return dense, sizes.astype(np.float64)
-    ones = np.ones(len(columns), dtype=np.float32)
-    return sparse.csr_array((ones, (rows[kept], columns)), shape=shape), sizes.astype(np.float64)
+    words = words_of(texts) if found is None else found
+    copies = count_alike(words, COPY)
+    wordless = np.flatnonzero(words.sizes == 0)
+    forms = pd.Series([normal_form(texts[row]) for row in wordless.tolist()], dtype=object)
+    copies[wordless] = forms.map(forms.value_counts()).to_numpy(dtype=np.int64)
+    return copies
 
 
 def _visible(character: str) -> bool:

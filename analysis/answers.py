@@ -3,13 +3,20 @@
 What a column means is defined in docs/beside-the-win-rate.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from analysis import answer_text
+from analysis.words import words_of
 from harness.store import Artifact
 
 ANSWERS: Final[dict[str, str]] = {
@@ -33,6 +40,9 @@ ANSWERS: Final[dict[str, str]] = {
 
 Given = Mapping[str, Artifact | None]
 
+Columns = dict[str, Any]
+"""The columns of `ANSWERS` but `result`, as arrays."""
+
 
 def measure_answers(
     answers: pd.DataFrame,
@@ -47,51 +57,44 @@ def measure_answers(
         references: reference answers by prompt id.
         rewards: selecting rewards of the answers by prompt id; reference_rewards: of the references.
     """
-    # Lists, not Series: a thousand models have a million answers, and a Series converts them at every turn.
-    texts, ids = [str(text) for text in answers["text"]], answers["prompt_id"]
-    forms = pd.Series([answer_text.normal_form(text) for text in texts], index=ids.index, dtype=object)
-    others = ids.map(references).astype(object)
-    words = [answer_text.words(text) for text in texts]
-    repetition = pd.Series(answer_text.repetitions(words), index=ids.index)
-    return pd.DataFrame(
-        {
-            "prompt_id": ids,
-            "characters": [float(len(text)) for text in texts],
-            "reference_characters": others.map(len, na_action="ignore").astype(float),
-            "tokens": answers["tokens"].astype(float),
-            "empty": [float(answer_text.is_empty(text)) for text in texts],
-            "truncated": _share(answers["finish_reason"] == "length", answers["finish_reason"].notna()),
-            "repetition": repetition,
-            "repetitive": (repetition >= answer_text.REPETITIVE).astype(float),
-            "refusal": [float(answer_text.is_refusal(text)) for text in texts],
-            "same_as_reference": _share(
-                forms == others.map(answer_text.normal_form, na_action="ignore"), others.notna()
-            ),
-            "same_as_another": forms.duplicated(keep=False).astype(float),
-            "near_copies": answer_text.near_copies(texts, words).astype(float),
-            "reward": _finite(ids.map(rewards)),
-            "reference_reward": _finite(ids.map(reference_rewards)),
-            "kl": answers["kl"].astype(float),
-        }
+    given = {"reward": rewards, "reference_reward": reference_rewards}
+    known = [_ByPrompt(_ids(of.index), {name: of.to_numpy(float)}) for name, of in given.items()]
+    columns = _measured(
+        pa.Table.from_pandas(answers, preserve_index=False),
+        _measured_references(_ids(references.index), references.tolist()),
+        *known,
     )
+    return pd.DataFrame(columns | {"prompt_id": answers["prompt_id"].to_numpy()})
 
 
-def read_answers(found: Given) -> pd.DataFrame | None:
-    """`measure_answers` of a result's artifacts; None where it has no answers yet.
+def read_answers(found: Given) -> Columns | None:
+    """`measure_answers` of a result's artifacts, as arrays; None where it has no answers yet.
 
     Args:
         found: `respond`, `references`, `appraise` and `appraise_references`, as far as they are there.
     """
-    answers, references = found["respond"], found["references"]
-    if answers is None:
+    if (answers := found["respond"]) is None:
         return None
-    columns = ["prompt_id", "text", "tokens", "finish_reason", "kl"]
-    return measure_answers(
-        answers.table("answers", columns).to_pandas(),
-        reference_texts(references),
-        _rewards(found["appraise"]),
-        _rewards(found["appraise_references"]),
+    return _measured(
+        answers.table("answers", ["prompt_id", "text", "tokens", "finish_reason", "kl"]),
+        _of_references(_whole(found["references"])),
+        _rewards(found["appraise"], "reward"),
+        _of_appraised(_whole(found["appraise_references"])),
     )
+
+
+def answers_frame(found: Mapping[str, Columns]) -> pd.DataFrame:
+    """The frame of `ANSWERS`, of each result's columns."""
+    if not found:
+        return pd.DataFrame(columns=list(ANSWERS))
+    sizes = [len(columns["prompt_id"]) for columns in found.values()]
+    # Arrow's texts: as objects, a million of them take a second and a half.
+    names = pa.array(list(found), pa.string()).take(np.repeat(np.arange(len(found)), sizes))
+    ids = pa.chunked_array([columns["prompt_id"] for columns in found.values()], pa.string())
+    texts: pd.DataFrame = pa.table({"result": names, "prompt_id": ids}).to_pandas()
+    numbers = [name for name in ANSWERS if name not in texts]
+    joined = {name: np.concatenate([columns[name] for columns in found.values()]) for name in numbers}
+    return pd.concat([texts, pd.DataFrame(joined)], axis=1)
 
 
 def reference_texts(references: Artifact | None) -> "pd.Series[str]":
@@ -103,8 +106,91 @@ def reference_texts(references: Artifact | None) -> "pd.Series[str]":
     return _by_prompt(references, "prompts", "answer").dropna()
 
 
-def _rewards(appraised: Artifact | None) -> "pd.Series[float]":
-    return pd.Series(dtype=float) if appraised is None else _by_prompt(appraised, "rewards", "reward")
+@dataclass(frozen=True)
+class _ByPrompt:
+    """Columns by prompt id."""
+
+    ids: pa.Array
+    columns: Mapping[str, npt.NDArray[Any]]
+
+    def of(self, ids: pa.Array) -> Mapping[str, npt.NDArray[Any]]:
+        """The columns of these prompts; NaN where one is not known."""
+        if ids.equals(self.ids):  # the same prompts in the same order, as a rule
+            return self.columns
+        places = pc.fill_null(pc.index_in(ids, value_set=self.ids), len(self.ids)).to_numpy()
+        return {name: np.append(values, np.nan)[places] for name, values in self.columns.items()}
+
+
+def _ids(index: "pd.Index[Any]") -> pa.Array:
+    return pa.array(index.tolist(), pa.string())
+
+
+def _measured_references(ids: pa.Array, texts: Sequence[str]) -> _ByPrompt:
+    """Length and normal form of each reference answer."""
+    forms = np.array([answer_text.normal_form(text) for text in texts], dtype=object)
+    return _ByPrompt(ids, {"characters": np.array([len(text) for text in texts], dtype=float), "form": forms})
+
+
+def _measured(answers: pa.Table, references: _ByPrompt, rewards: _ByPrompt, reference_rewards: _ByPrompt) -> Columns:
+    # Arrays, not frames: a thousand models have a million answers, and frames take as long as what is measured.
+    texts, ids = [str(text) for text in answers["text"].to_pylist()], answers["prompt_id"].combine_chunks()
+    words, forms = words_of(texts), np.array([answer_text.normal_form(text) for text in texts], dtype=object)
+    seen = [bool(size) or not answer_text.is_empty(text) for size, text in zip(words.sizes, texts, strict=True)]
+    repetition, ended, others = answer_text.repetitions(words), answers["finish_reason"].to_pylist(), references.of(ids)
+    return {
+        "prompt_id": ids,
+        "characters": np.array([len(text) for text in texts], dtype=float),
+        "reference_characters": others["characters"],
+        "tokens": _numbers(answers["tokens"]),
+        "empty": 1.0 - np.array(seen, dtype=float),
+        "truncated": np.array([np.nan if reason is None else reason == "length" for reason in ended], dtype=float),
+        "repetition": repetition,
+        "repetitive": (repetition >= answer_text.REPETITIVE).astype(float),
+        "refusal": np.array([answer_text.is_refusal(text) for text in texts], dtype=float),
+        "same_as_reference": np.where(pd.isna(others["form"]), np.nan, forms == others["form"]),
+        "same_as_another": pd.Series(forms, dtype=object).duplicated(keep=False).to_numpy(float),
+        "near_copies": answer_text.near_copies(texts, words).astype(float),
+        "reward": _finite(rewards.of(ids)["reward"]),
+        "reference_reward": _finite(reference_rewards.of(ids)["reference_reward"]),
+        "kl": _numbers(answers["kl"]),
+    }
+
+
+def _numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    """NaN where there is none."""
+    return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """An artifact that is the same as another one where folder and content are."""
+
+    folder: Path
+    digest: str
+    artifact: Artifact = field(compare=False)
+
+
+def _whole(artifact: Artifact | None) -> _Whole | None:
+    return None if artifact is None else _Whole(artifact.folder, artifact.manifest.digest, artifact)
+
+
+@lru_cache(maxsize=8)
+def _of_references(references: _Whole | None) -> _ByPrompt:
+    """Kept, since all cells of a policy have the same."""
+    texts = reference_texts(references.artifact if references is not None else None)
+    return _measured_references(_ids(texts.index), texts.tolist())
+
+
+@lru_cache(maxsize=8)
+def _of_appraised(appraised: _Whole | None) -> _ByPrompt:
+    return _rewards(appraised.artifact if appraised is not None else None, "reference_reward")
+
+
+def _rewards(appraised: Artifact | None, name: str) -> _ByPrompt:
+    if appraised is None:
+        return _ByPrompt(pa.array([], pa.string()), {name: np.zeros(0)})
+    table = appraised.table("rewards", ["prompt_id", "reward"])
+    return _ByPrompt(table["prompt_id"].combine_chunks(), {name: _numbers(table["reward"])})
 
 
 def _by_prompt(artifact: Artifact, table: str, column: str) -> "pd.Series[Any]":
@@ -112,10 +198,5 @@ def _by_prompt(artifact: Artifact, table: str, column: str) -> "pd.Series[Any]":
     return frame.set_index("prompt_id")[column]
 
 
-def _share(holds: "pd.Series[bool]", known: "pd.Series[bool]") -> "pd.Series[float]":
-    return holds.astype(float).where(known)
-
-
-def _finite(values: "pd.Series[float]") -> "pd.Series[float]":
-    numbers = values.astype(float)
-    return numbers.where(np.isfinite(numbers))
+def _finite(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.where(np.isfinite(values), values, np.nan)

@@ -3,17 +3,19 @@
 Each number has an interval over instructions and training seeds, or a note with the reason why it has none.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import nan
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy import special
 
 from analysis.answer_text import FEWEST, NEAR_CONSTANT
+from analysis.answers import ANSWERS
 from analysis.statistics import CONSTRUCTION, THESE_MODELS, TWO_SEEDS, Floats, Interval, seeds_interval
 
 MEASURES: Final[dict[str, str]] = {
@@ -49,6 +51,8 @@ _UNKNOWN: Final = {
     "kl": "the models do not share their tokens, or the answers were imported",
 }
 
+_MEASURED: Final = tuple(name for name in ANSWERS if name not in ("result", "prompt_id"))
+
 STUDENT: Final = "Student t over instructions"
 SEEDS: Final = "joined with Student t over training seeds"
 
@@ -60,15 +64,15 @@ def beside_win_rates(cells: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame
         cells: of `estimates.estimate_cells`.
         answers: one row per result and instruction, with the columns of `answers.ANSWERS`.
     """
-    known = dict(tuple(answers.groupby("result", sort=False)))
+    known = _by_result(answers)
     rows = []
     for cell, names in zip(cells.index, cells["results"], strict=True):
-        seeds = [known[name].set_index("prompt_id") for name in names if name in known]
+        seeds = [known[name] for name in names if name in known]
         for measure in MEASURES if seeds else ():
             interval = _estimate(measure, seeds)
             if not interval.n and measure in _UNKNOWN:
                 interval = replace(interval, note=_UNKNOWN[measure])
-            rows.append({"cell": cell, "measure": measure, **asdict(interval)})
+            rows.append({"cell": cell, "measure": measure, **vars(interval)})
     fields = ["cell", "measure", *Interval.__dataclass_fields__]
     return pd.DataFrame(rows, columns=fields)
 
@@ -126,16 +130,41 @@ def _half(values: Floats, level: float) -> float:
     return float(special.stdtrit(len(values) - 1, (1 + level) / 2) * error)
 
 
-def _estimate(measure: str, seeds: Sequence[pd.DataFrame]) -> Interval:
+@dataclass(frozen=True, kw_only=True)
+class _Seed:
+    """What was measured of one model's answers."""
+
+    instructions: npt.NDArray[np.int64]
+    """[answers]: a number for each instruction, the same in all models."""
+    values: Floats
+    """[measured x answers], in the order of `_MEASURED`."""
+
+    def of(self, name: str) -> Floats:
+        return np.asarray(self.values[_MEASURED.index(name)], dtype=np.float64)
+
+
+def _by_result(answers: pd.DataFrame) -> dict[str, _Seed]:
+    """The answers apart by result, as arrays."""
+    results, names = pd.factorize(answers["result"])
+    instructions, _ = pd.factorize(answers["prompt_id"])
+    order = np.argsort(results, kind="stable")
+    values = np.ascontiguousarray(answers[list(_MEASURED)].to_numpy(float)[order].T)
+    edges = np.searchsorted(results[order], np.arange(len(names) + 1))
+    return {
+        str(name): _Seed(instructions=instructions[order[start:stop]], values=values[:, start:stop])
+        for name, start, stop in zip(names, edges[:-1], edges[1:], strict=True)
+    }
+
+
+def _estimate(measure: str, seeds: Sequence[_Seed]) -> Interval:
     if measure == "near_copies":
         return _largest_share(seeds)
     if measure == "length_ratio":
-        return _ratio(
-            _table(seeds, lambda one: one["characters"]), _table(seeds, lambda one: one["reference_characters"])
-        )
+        lengths = [_table(seeds, [seed.of(name) for seed in seeds]) for name in ("characters", "reference_characters")]
+        return _ratio(*lengths)
     if measure == "reward_gain":
-        return mean_interval(_table(seeds, lambda one: one["reward"] - one["reference_reward"]))
-    table = _table(seeds, lambda one: one[measure])
+        return mean_interval(_table(seeds, [seed.of("reward") - seed.of("reference_reward") for seed in seeds]))
+    table = _table(seeds, [seed.of(measure) for seed in seeds])
     if measure in SHARES:
         return _share_interval(table.tobytes(), len(table))
     interval = mean_interval(table)
@@ -149,11 +178,12 @@ def _share_interval(values: bytes, seeds: int) -> Interval:
     return seeds_interval(np.frombuffer(values).reshape(seeds, -1))
 
 
-def _table(seeds: Sequence[pd.DataFrame], of: Callable[[pd.DataFrame], "pd.Series[float]"]) -> Floats:
+def _table(seeds: Sequence[_Seed], values: Sequence[Floats]) -> Floats:
     """Values [seeds x instructions], joined by instruction."""
-    if all(one.index.equals(seeds[0].index) for one in seeds[1:]):
-        return np.stack([of(one).to_numpy(float) for one in seeds])
-    return pd.concat([of(one) for one in seeds], axis=1, keys=range(len(seeds))).to_numpy(float).T
+    if all(np.array_equal(seed.instructions, seeds[0].instructions) for seed in seeds[1:]):
+        return np.stack(values)
+    columns = [pd.Series(own, index=seed.instructions) for own, seed in zip(values, seeds, strict=True)]
+    return pd.concat(columns, axis=1, keys=range(len(seeds))).to_numpy(float).T
 
 
 def _ratio(lengths: Floats, references: Floats) -> Interval:
@@ -175,9 +205,9 @@ def _ratio(lengths: Floats, references: Floats) -> Interval:
     )
 
 
-def _largest_share(seeds: Sequence[pd.DataFrame]) -> Interval:
+def _largest_share(seeds: Sequence[_Seed]) -> Interval:
     """Of several seeds the largest: one that is near-constant is enough to look at it."""
-    share = max(float(one["near_copies"].max()) / len(one) if len(one) else nan for one in seeds)
-    n = min(len(one) for one in seeds)
+    sizes = [len(seed.instructions) for seed in seeds]
+    shares = [float(seed.of("near_copies").max()) / size for seed, size in zip(seeds, sizes, strict=True)]
     note = "no interval: a largest share, not a mean"
-    return Interval(estimate=share, low=nan, high=nan, method="none", n=n, scope=THESE_MODELS, note=note)
+    return Interval(estimate=max(shares), low=nan, high=nan, method="none", n=min(sizes), scope=THESE_MODELS, note=note)

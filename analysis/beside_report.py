@@ -38,9 +38,11 @@ EXPLANATION: Final = (
 def beside_table(cells: pd.DataFrame, beside: pd.DataFrame) -> pd.DataFrame:
     """The cells with answers and their measures as text for a reader."""
     names, rows = cell_names(cells), []
-    for label, measured in beside.groupby("cell", sort=False):
-        found = {row["measure"]: row for row in measured.to_dict("records")}
-        row = {"cell": names[int(str(label))]}
+    measured: dict[int, dict[str, Mapping[Any, Any]]] = {}
+    for row in beside[["cell", "measure", "estimate", "low", "high"]].to_dict("records"):
+        measured.setdefault(int(row["cell"]), {})[row["measure"]] = row
+    for label, found in measured.items():
+        row = {"cell": names[label]}
         row |= {title: _shown(found[name], decimals) for name, (title, decimals) in _PLAIN.items()}
         row |= {title: _shown(found[name], 1, scale=100) for name, title in _PERCENT.items()}
         row |= {title: _shown(found[name], decimals) for name, (title, decimals) in _LAST.items()}

@@ -13,10 +13,11 @@ import pandas as pd
 
 from analysis.load import read_beside, read_measured, read_nodes, read_settings
 from analysis.statistics import mean_interval
+from analysis.stores import Reading, reading
 from analysis.tables import markdown_safe, markdown_table
 from harness.stages.boundary import in_words
 from harness.stages.diversity import MEASURES
-from harness.store import Artifact, Store
+from harness.store import Artifact
 
 SETS: Final[Mapping[str, str]] = {"on_policy_set": "on-policy", "static_set": "static"}
 """Names beside a result, with what they are called."""
@@ -48,7 +49,7 @@ EXPLANATION: Final = (
 )
 
 
-def load_candidate_sets(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
+def load_candidate_sets(store: Path | str | Reading, sweep: str | None = None) -> pd.DataFrame:
     """One row per result and set of candidates: each measure with its `_low` and `_high`, and what scored it.
 
     Raises:
@@ -75,13 +76,13 @@ def load_candidate_sets(store: Path | str, sweep: str | None = None) -> pd.DataF
     return frame
 
 
-def load_boundary_measurements(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
+def load_boundary_measurements(store: Path | str | Reading, sweep: str | None = None) -> pd.DataFrame:
     """One row per result whose policy was compared with the static candidates, and measurement of it, the last first.
 
     Raises:
         StoreError: no store there, or no such sweep.
     """
-    opened, whose = Store(Path(store)).check(), _policies(store, sweep)
+    opened, whose = reading(store), _policies(store, sweep)
     rows = [
         {"result": result, "policy": whose[result], "artifact": artifact.manifest.content_id}
         | {name: artifact.manifest.measures[name] for name in BOUNDARY[3:]}
@@ -92,7 +93,7 @@ def load_boundary_measurements(store: Path | str, sweep: str | None = None) -> p
     return pd.DataFrame(rows, columns=list(BOUNDARY))
 
 
-def load_set_differences(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
+def load_set_differences(store: Path | str | Reading, sweep: str | None = None) -> pd.DataFrame:
     """On-policy less static, paired by prompt: one row per measure and two sets of one policy and the same prompts.
 
     A difference of rewards of two kinds is none: `note` says so.
@@ -100,7 +101,7 @@ def load_set_differences(store: Path | str, sweep: str | None = None) -> pd.Data
     Raises:
         StoreError: no store there, or no such sweep.
     """
-    whose, nodes = _policies(store, sweep), read_nodes(Store(Path(store)).check(), sweep)
+    whose, nodes = _policies(store, sweep), read_nodes(reading(store), sweep)
     sets: dict[str, dict[str, tuple[Artifact, str]]] = {name: {} for name in SETS}
     for result, name, artifact in _found(store, sweep):
         sets[name].setdefault(artifact.manifest.key, (artifact, whose[result]))
@@ -142,19 +143,19 @@ def _differences(own: Artifact, static: Artifact) -> Iterator[dict[str, Any]]:
         }
 
 
-def _found(store: Path | str, sweep: str | None) -> Iterator[tuple[str, str, Artifact]]:
+def _found(store: Path | str | Reading, sweep: str | None) -> Iterator[tuple[str, str, Artifact]]:
     """Result, name and artifact of the sets that stand beside results, as far as they are there."""
-    opened = Store(Path(store)).check()
+    opened = reading(store)
     for result, beside in read_beside(opened, sweep).items():
         for name in SETS:
             if name in beside and (artifact := opened.find("diversity", beside[name])) is not None:
                 yield result, name, artifact
 
 
-def _policies(store: Path | str, sweep: str | None) -> dict[str, str]:
+def _policies(store: Path | str | Reading, sweep: str | None) -> dict[str, str]:
     """Whose responses a result's candidates are, in words: of a later round, the policy after the rounds before it."""
     found = {}
-    for result, settings in read_settings(Store(Path(store)).check(), sweep).items():
+    for result, settings in read_settings(reading(store), sweep).items():
         (*before, _) = settings.get("rounds.path") or [None]
         found[result] = str(settings["policy.name"]) + (f" after {' > '.join(before)}" if before else "")
     return found

@@ -16,9 +16,17 @@ STEPS_APART: Final = 1.1
 """Cells whose optimiser steps differ by more than this factor are not compared on equal terms."""
 
 
+_SAID: Final = ("instructions", "excluded", "seeds", "scope", "method", "steps")
+
+_NAMING: Final = ("construction.", "ranker.")
+"""Beginnings of the settings that name a construction."""
+
+
 def caption(cells: pd.DataFrame, detectable: float) -> str:
     """The caption of a figure over `cells` (of `estimates.estimate_cells`); `detectable` is a fraction."""
-    done = cells[cells["status"] == "done"]
+    # A cell has a hundred columns, of which the caption speaks about these.
+    said = ["judge_label", "reference", "decoding", "reward_label", *_SAID, *IMPORTED]
+    done = cells.loc[cells["status"] == "done", [name for name in said if name in cells.columns]]
     if done.empty:
         return "No cell is done yet."
     parts = [
@@ -95,25 +103,27 @@ def position_text(position: object) -> str:
 
 def construction_label(cell: "pd.Series[Any]", cells: pd.DataFrame) -> str:
     """Name, pair and those further settings of it and its ranker that differ among `cells` of its kind."""
-    return _label(cell, _varying(cells[cells["construction.name"] == cell["construction.name"]]))
+    return _label(cell.to_dict(), _varying(cells[cells["construction.name"] == cell["construction.name"]]))
 
 
 def construction_labels(cells: pd.DataFrame) -> list[str]:
     """`construction_label` of each of the cells, in their order."""
-    varying = {plain(name): _varying(own) for name, own in cells.groupby("construction.name", sort=False)}
-    return [_label(cell, varying.get(plain(cell["construction.name"]), [])) for _, cell in cells.iterrows()]
+    said = [name for name in cells.columns if str(name).startswith(_NAMING) or name in (*PAIR, *IMPORTED, PATH)]
+    rows = cells[said]
+    varying = {plain(name): _varying(own) for name, own in rows.groupby("construction.name", sort=False)}
+    return [_label(cell, varying.get(plain(cell["construction.name"]), [])) for cell in rows.to_dict("records")]
 
 
 def _varying(cells: pd.DataFrame) -> list[str]:
-    keys = [key for key in map(str, cells.columns) if key.startswith(("construction.", "ranker."))]
-    varying = [key for key in keys if cells[key].map(plain).nunique() > 1]
+    keys = [key for key in map(str, cells.columns) if key.startswith(_NAMING)]
+    varying = [key for key in keys if len(set(map(plain, cells[key].tolist()))) > 1]
     # A ranker is known by its name, where that says which it is.
     return [
         key for key in varying if not key.startswith("ranker.") or key == "ranker.name" or "ranker.name" not in varying
     ]
 
 
-def _label(cell: "pd.Series[Any]", varying: Sequence[str]) -> str:
+def _label(cell: Mapping[Any, Any], varying: Sequence[str]) -> str:
     for column, what in zip(IMPORTED, ("model", "answers"), strict=True):
         if imported := plain(cell.get(column)):
             return f"imported {what} {imported}"

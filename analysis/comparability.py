@@ -59,8 +59,8 @@ def check_comparable(cells: pd.DataFrame, what: str) -> None:
 
 def differences(cells: pd.DataFrame) -> dict[str, list[str]]:
     """The `COMPARABLE` columns in which done `cells` state different things, with what they state."""
-    done = cells[cells["status"] == "done"]
-    stated = {name: [value for value in dict.fromkeys(map(plain, done[name])) if value] for name in COMPARABLE}
+    done = cells.loc[cells["status"] == "done", list(COMPARABLE)]
+    stated = {name: [v for v in dict.fromkeys(map(plain, done[name].tolist())) if v] for name in COMPARABLE}
     return {name: values for name, values in stated.items() if len(values) > 1}
 
 

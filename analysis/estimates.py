@@ -1,9 +1,9 @@
 """From the tidy frames to one estimate per cell: training seeds joined, aliases recognised."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from math import nan
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.comparability import check_comparable, comparable_parts
 from analysis.schema import COMPARABLE, IMPORTED, LABELS, MEASURES, PAIR, ROUND, SEED, configuration_columns, plain
 from analysis.statistics import (
+    Floats,
     Grid,
     Interval,
     compare_with_best,
@@ -22,6 +23,9 @@ from analysis.statistics import (
 )
 from harness.errors import PrefsweepError
 from harness.positions import PAIRS, POSITIONS
+
+Row = Mapping[Any, Any]
+"""One result by column."""
 
 INTERVAL: Final = ("low", "high", "method", "scope", "excluded", "note")
 
@@ -75,13 +79,19 @@ def estimate_cells(results: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     `preference_table`.
     """
     settings = [column for column in configuration_columns(results) if column != SEED]
-    keys = results[settings].map(plain)
+    keys = zip(*(map(plain, results[column].tolist()) for column in settings), strict=True)
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for place, key in enumerate(keys):
+        groups.setdefault(key, []).append(place)
+    preferences = {str(name): column for name, column in zip(table.columns, table.to_numpy(float).T, strict=True)}
+    # Rows as mappings: a group is two or three of them, and a frame of so few costs as much as one of thousands.
+    given = results.to_dict("records")
     rows = []
-    for _, group in results.groupby([keys[column] for column in settings], sort=False):
-        for number, (_, part) in enumerate(comparable_parts(group)):
+    for places in groups.values():
+        for number, part in enumerate(_comparable([given[place] for place in places], results, places)):
             # What is not done stands in every part; it is one cell's all the same.
-            own = part if number == 0 else part[part["status"] == "done"]
-            rows.append(_estimate(own, settings, table))
+            own = part if number == 0 else [row for row in part if row["status"] == "done"]
+            rows.append(_estimate(own, settings, preferences))
     return sort_cells(pd.DataFrame(rows))
 
 
@@ -89,9 +99,10 @@ def sort_cells(cells: pd.DataFrame) -> pd.DataFrame:
     """Rows by policy and other settings, then n, construction and pair (max, min first)."""
     rank = {pair: (-POSITIONS.index(pair[0]), POSITIONS.index(pair[1])) for pair in PAIRS}
     settings = comparison_columns(cells)
+    used = cells[list(dict.fromkeys([*settings, "n", "construction.name", *PAIR]))].to_dict("records")
 
     def key(row: int) -> tuple[object, ...]:
-        cell = cells.iloc[row]
+        cell = used[row]
         size = float(cell["n"]) if pd.notna(cell["n"]) else 0.0
         pair = (cell[PAIR[0]], cell[PAIR[1]])
         place = rank.get(pair, (len(POSITIONS), 0))
@@ -122,12 +133,15 @@ def grid_of(cells: pd.DataFrame, table: pd.DataFrame) -> Grid:
     Raises PrefsweepError where they are not comparable, naming the field that differs.
     """
     check_comparable(cells, "comparison")
+    place = {name: number for number, name in enumerate(table.columns)}
     judged = {
-        row: [name for name in names if name in table.columns]
+        row: [place[name] for name in names if name in place]
         for row, names in zip(cells.index, cells["results"], strict=True)
     }
+    # Columns by their place in an array: a selection by name from a thousand columns takes a millisecond.
+    values = table.to_numpy(float)
     tables: dict[Hashable, pd.DataFrame] = {
-        row: table[names].set_axis(range(len(names)), axis=1) for row, names in judged.items() if names
+        row: pd.DataFrame(values[:, places], index=table.index) for row, places in judged.items() if places
     }
     return make_grid(tables, dict(cells["experiment"].items()))
 
@@ -199,53 +213,72 @@ def _by_row(intervals: dict[Hashable, Interval]) -> dict[int, Interval]:
     return {int(str(row)): interval for row, interval in intervals.items()}
 
 
-def _estimate(group: pd.DataFrame, settings: list[str], table: pd.DataFrame) -> dict[str, object]:
-    done = group[group["status"] == "done"]
+def _comparable(group: Sequence[Row], results: pd.DataFrame, places: Sequence[int]) -> Iterator[Sequence[Row]]:
+    """Rows of a group apart by what results must share; `places` are theirs in `results`."""
+    stated = ({plain(row[name]) for row in group if row["status"] == "done"} - {""} for name in COMPARABLE)
+    if all(len(values) < 2 for values in stated):
+        yield group
+        return
+    for _, part in comparable_parts(results.iloc[list(places)].set_axis(range(len(group)))):
+        yield [group[place] for place in part.index]
+
+
+def _estimate(group: Sequence[Row], settings: list[str], preferences: Mapping[str, Floats]) -> dict[str, object]:
+    done = [row for row in group if row["status"] == "done"]
     # Two seeds that trained the same model are one repeat, not two.
-    own = done[~(done["trained_id"].duplicated() & done["trained_id"].notna())]
-    if own[SEED].duplicated().any():
+    own = [row for place, row in enumerate(done) if _trained(row) not in map(_trained, done[:place])]
+    names = [str(row["result"]) for row in own]
+    if len({plain(row[SEED]) for row in own}) < len(own):
         raise PrefsweepError(
-            f"results {', '.join(own['result'])}: equal configurations and training seeds, but different models; they "
+            f"results {', '.join(names)}: equal configurations and training seeds, but different models; they "
             "come from different sweeps or an edited input file: report one sweep (--sweep NAME)"
         )
-    shown = own if len(own) else group
     _check_labels(own)
     status = _status(group)
-    judged = [name for name in own["result"] if name in table.columns]
-    interval = seeds_interval(table[judged].to_numpy(float).T) if judged else None
-    first, measures = shown.iloc[0], own[list(MEASURES)].astype(float).mean()
+    judged = [preferences[name] for name in names if name in preferences]
+    interval = seeds_interval(np.stack(judged)) if judged else None
+    first = (own or group)[0]
     row: dict[str, object] = {name: first[name] for name in [*settings, *LABELS, *COMPARABLE]}
-    row |= {name: float(measures[name]) for name in MEASURES}
+    row |= {name: _mean([one[name] for one in own]) for name in MEASURES}
     row |= {"status": status, "reason": _reason(group, status), "planned": len(group)}
-    row["asked"] = tuple(group["result"])
-    row |= {"results": tuple(own["result"]), "seeds": len(own), "experiment": _experiment(own)}
+    row["asked"] = tuple(one["result"] for one in group)
+    row |= {"results": tuple(one["result"] for one in own), "seeds": len(own), "experiment": _experiment(own)}
     if interval is None:
-        return row | dict.fromkeys(INTERVAL) | {"low": nan, "high": nan, "note": "no verdicts" if len(own) else ""}
+        return row | dict.fromkeys(INTERVAL) | {"low": nan, "high": nan, "note": "no verdicts" if own else ""}
     facts = {name: getattr(interval, name) for name in INTERVAL}
     return row | facts | {"win_rate": interval.estimate, "instructions": interval.n}
 
 
-def _status(group: pd.DataFrame) -> str:
+def _trained(row: Row) -> str:
+    """What a result's model is known by: its content, or where that is not known the result."""
+    return str(row["trained_id"]) if pd.notna(row["trained_id"]) else str(row["result"])
+
+
+def _mean(values: Sequence[Any]) -> float:
+    """Of the values that are known; NaN where none is."""
+    known = [float(value) for value in values if pd.notna(value)]
+    return sum(known) / len(known) if known else nan
+
+
+def _status(group: Sequence[Row]) -> str:
     """The status that says most: done when any seed is, else what keeps the cell from being done."""
-    found = set(group["status"])
+    found = {row["status"] for row in group}
     return next(status for status in ("done", "failed", "missing", "empty") if status in found)
 
 
-def _reason(group: pd.DataFrame, status: str) -> str | None:
-    reasons = group.loc[group["status"] == status, "reason"].dropna()
-    return str(reasons.iloc[0]) if len(reasons) else None
+def _reason(group: Sequence[Row], status: str) -> str | None:
+    reasons = (row["reason"] for row in group if row["status"] == status and pd.notna(row["reason"]))
+    return next(map(str, reasons), None)
 
 
-def _experiment(own: pd.DataFrame) -> str | None:
-    if own.empty:
-        return None
-    return " ".join(sorted(own["trained_id"].fillna(own["result"]).astype(str)))
+def _experiment(own: Sequence[Row]) -> str | None:
+    return " ".join(sorted(map(_trained, own))) if own else None
 
 
-def _check_labels(own: pd.DataFrame) -> None:
+def _check_labels(own: Sequence[Row]) -> None:
     """Results that are averaged must also say the same in words, which a changed file need not do."""
     for label in ("judge_label", "decoding", "reference"):
-        if len(found := dict.fromkeys(map(plain, own[label]))) > 1:
-            names = ", ".join(own["result"].astype(str))
+        if len(found := dict.fromkeys(plain(row[label]) for row in own)) > 1:
+            names = ", ".join(str(row["result"]) for row in own)
             values = " / ".join(found)
             raise PrefsweepError(f"results {names}: {label} differs ({values}); they cannot be averaged")

@@ -1,10 +1,12 @@
 """Many like pieces of work, in as many processes as there are CPUs."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
-from typing import Final, TypeVar
+from types import TracebackType
+from typing import Final, Self, TypeVar
 
 from harness.provenance import cpus
 
@@ -14,23 +16,56 @@ Made = TypeVar("Made")
 MOST: Final = 16
 """Processes that are started at most: reading and pickling keep no more of them busy."""
 
+_PARTS: Final = 32
+"""Parts of the work for each process: the last ones to end leave the others idle for no longer than one of them."""
 
-def each(function: Callable[[Given], Made], given: Sequence[Given], *, least: int) -> list[Made]:
-    """`function` of each of the given, in their order; below `least` of them in this process.
+_THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
-    A process takes a second or two to start. It is a fresh one, since this one may have threads; function and values
+
+class Workers:
+    """Processes that start once there is enough to do, and end with the block.
+
+    A process takes a second or two to start. It is a fresh one, since this one may have threads; functions and values
     are pickled.
     """
-    with ready(len(given) >= least) as start:
-        return list(start(function, given))
+
+    def __init__(self) -> None:
+        self._count = min(cpus(), MOST)
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def map(self, function: Callable[[Given], Made], given: Sequence[Given], *, least: int) -> Iterable[Made]:
+        """`function` of each of the given, in their order.
+
+        It begins at once in other processes; below `least` of them, unless these have started, in this one as the
+        values are taken.
+        """
+        if self._pool is None and (len(given) < least or self._count < 2):
+            return map(function, given)
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(max_workers=self._count, mp_context=get_context("spawn"))
+        with _one_thread_each():
+            return self._pool.map(function, given, chunksize=max(1, len(given) // (_PARTS * self._count)))
 
 
 @contextmanager
-def ready(several: bool) -> Iterator[Callable[[Callable[[Given], Made], Sequence[Given]], Iterable[Made]]]:
-    """A `map` that begins at once in other processes where `several`, else in this one as its values are taken."""
-    count = min(cpus(), MOST)
-    if not several or count < 2:
-        yield map
-        return
-    with ProcessPoolExecutor(max_workers=count, mp_context=get_context("spawn")) as pool:
-        yield lambda function, given: pool.map(function, given, chunksize=max(1, len(given) // (8 * count)))
+def _one_thread_each() -> Iterator[None]:
+    """Processes that start now use one thread for their arithmetic: together they use all CPUs."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

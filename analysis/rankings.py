@@ -16,8 +16,9 @@ import pandas as pd
 from analysis.load import read_ancestors
 from analysis.schema import plain
 from analysis.statistics import Interval, win_rate_interval
+from analysis.stores import Reading, reading
 from analysis.tables import markdown_safe, markdown_table
-from harness.store import Artifact, Store
+from harness.store import Artifact
 
 MEASURES: Final = {
     "order_disagreement": "share of a prompt's comparisons whose verdict turned with the order; equal texts left out",
@@ -39,7 +40,7 @@ NOT_ALL_PAIRS: Final = "not known: not every pair was compared"
 NO_REWARD: Final = "no reward to agree with, or nothing that varies"
 
 
-def load_rankings(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
+def load_rankings(store: Path | str | Reading, sweep: str | None = None) -> pd.DataFrame:
     """One row per ranking of a pool, whatever the number of its blocks.
 
     Columns: `ranking` (method and judge in words), `n`, `prompts` ranked and `dropped` among them, `COUNTS`, and for
@@ -49,7 +50,7 @@ def load_rankings(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
     Raises:
         StoreError: no store there, or no such sweep.
     """
-    opened = Store(Path(store)).check()
+    opened = reading(store)
     users: dict[tuple[str, ...], list[str]] = {}
     for result, keys in read_ancestors(opened, sweep, "rank").items():
         if keys:

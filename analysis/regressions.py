@@ -17,6 +17,7 @@ from scipy import special
 from analysis.beside import mean_interval
 from analysis.load import read_beside
 from analysis.statistics import Interval
+from analysis.stores import Reading, reading
 from analysis.tables import cell_names, markdown_safe, markdown_table
 from harness.errors import PrefsweepError
 from harness.store import Artifact, Store
@@ -44,14 +45,14 @@ class Regressions:
     """By (result, *NAME): difference to the policy of every question that both were asked, by its number."""
 
 
-def load_regressions(store: Path | str, sweep: str | None = None) -> Regressions:
+def load_regressions(store: Path | str | Reading, sweep: str | None = None) -> Regressions:
     """All scores that are there, each beside that of its policy.
 
     Raises:
         StoreError: no store there, or no such sweep.
         PrefsweepError: model and policy were asked different questions under the same number.
     """
-    opened = Store(Path(store)).check()
+    opened = reading(store)
     rows: list[dict[str, Any]] = []
     differences: dict[tuple[Any, ...], pd.Series[float]] = {}
     for result, beside in read_beside(opened, sweep).items():

@@ -9,6 +9,7 @@ Verdicts frame: one row per (result, instruction); see `VERDICTS`.
 
 import math
 import re
+from functools import lru_cache
 from typing import Final
 
 import pandas as pd
@@ -204,9 +205,13 @@ def was_imported(cells: pd.DataFrame) -> "pd.Series[bool]":
 
 def varying_columns(cells: pd.DataFrame, columns: list[str]) -> list[str]:
     """Those of the columns in which cells differ; what an imported cell makes no use of is no difference."""
-    imported = was_imported(cells)
-    values = {name: cells[name].map(plain) for name in columns}
-    return [name for name in columns if values[name][~(imported & (values[name] == ""))].nunique() > 1]
+    imported = was_imported(cells).tolist()
+
+    def varies(name: str) -> bool:
+        texts = zip(map(plain, cells[name].tolist()), imported, strict=True)
+        return len({text for text, other in texts if text or not other}) > 1
+
+    return [name for name in columns if varies(name)]
 
 
 def check_results(results: pd.DataFrame) -> None:
@@ -224,6 +229,7 @@ def check_verdicts(verdicts: pd.DataFrame) -> None:
     _check_unique(verdicts, ["result", "prompt_id"], "verdicts")
 
 
+@lru_cache(maxsize=4096)
 def strip_control(text: str) -> str:
     """`text` on one line, without the characters that steer a terminal or reverse the reading direction."""
     return _CONTROL.sub("", text.replace("\n", " ").replace("\t", " "))

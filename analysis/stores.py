@@ -15,17 +15,35 @@ Points = Mapping[str, Any]
 
 
 class Reading(Store):
-    """A store that nothing is written to: what was found once is not looked for again."""
+    """A store that nothing is written to: what was found or read once is not looked for again."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self._found: dict[tuple[str, str], Artifact | None] = {}
+        self._sweeps: dict[str, record.Sweep] = {}
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """The whole artifact of a node; None where there is none."""
         if (stage, key) not in self._found:
             self._found[stage, key] = super().find(stage, key)
         return self._found[stage, key]
+
+    def sweep(self, name: str) -> record.Sweep:
+        """What the store knows of a sweep."""
+        if name not in self._sweeps:
+            self._sweeps[name] = record.read(self, name)
+        return self._sweeps[name]
+
+
+def reading(store: "Path | str | Reading") -> Reading:
+    """The store in a folder, or one that is opened already.
+
+    Raises:
+        StoreError: no store there.
+    """
+    opened = store if isinstance(store, Reading) else Reading(Path(store))
+    opened.check()
+    return opened
 
 
 Stores = Path | str | Reading | Sequence[Path | str | Reading]
@@ -42,11 +60,9 @@ def points_of(stores: Stores, sweep: str | None) -> Iterator[tuple[Store, Points
         PrefsweepError: two stores have verdicts of one point that differ.
     """
     given = [stores] if isinstance(stores, str | Path | Reading) else stores
-    opened = [store if isinstance(store, Reading) else Reading(Path(store)) for store in given]
+    opened = [reading(store) for store in given]
     if not opened:
         raise PrefsweepError("expected at least one store")
-    for store in opened:
-        store.check()
     known = {store.root: record.names(store) for store in opened}
     if sweep is not None and not any(sweep in names for names in known.values()):
         _no_sweep(opened, known, sweep)
@@ -84,10 +100,10 @@ def _identities(found: Iterable[Points]) -> dict[str, str]:
     }
 
 
-def _recorded(store: Store, sweep: str | None, names: Sequence[str]) -> dict[str, Any]:
+def _recorded(store: Reading, sweep: str | None, names: Sequence[str]) -> dict[str, Any]:
     points: dict[str, Any] = {}
     for name in names if sweep is None else [name for name in names if name == sweep]:
-        recorded = record.read(store, name)
+        recorded = store.sweep(name)
         points |= {key: {**point, "sweep": recorded} for key, point in recorded.points.items()}
     return points
 

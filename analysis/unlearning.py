@@ -18,8 +18,8 @@ from analysis.estimates import comparison_columns
 from analysis.load import read_beside
 from analysis.schema import PAIR, plain
 from analysis.statistics import CONSTRUCTION, TWO_SEEDS, Interval, within_slope
+from analysis.stores import Reading, reading
 from analysis.tables import cell_name, markdown_safe, markdown_table
-from harness.store import Store
 
 COLUMNS: Final = ("result", "prompt_id", "sample_index", "reward", "tokens", "change")
 """Of the frame of changes: one row per result and held-out response; `change` in nats per response."""
@@ -43,13 +43,13 @@ EXPLANATION: Final = (
 )
 
 
-def load_changes(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
+def load_changes(store: Path | str | Reading, sweep: str | None = None) -> pd.DataFrame:
     """The changes that were measured (`unlearning.samples`), with the columns `COLUMNS`.
 
     Raises:
         StoreError: no store there, or no such sweep.
     """
-    opened = Store(Path(store)).check()
+    opened = reading(store)
     frames = [pd.DataFrame(columns=list(COLUMNS))]
     for result, beside in read_beside(opened, sweep).items():
         found = opened.find("change", beside["change"]) if "change" in beside else None

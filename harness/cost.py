@@ -51,7 +51,14 @@ def split(needed: Mapping[str, Collection[str]], costs: Mapping[str, Cost]) -> d
         costs: of each artifact; those that are not there yet have taken nothing.
     """
     users = Counter(key for keys in needed.values() for key in set(keys))
-    return {
-        user: total(total([costs[key]], 1 / users[key]) for key in set(keys) if key in costs)
-        for user, keys in needed.items()
+    shares = {
+        key: [value * (1 / users[key]) for value in (cost.seconds, cost.gpu_seconds, cost.core_seconds)]
+        for key, cost in costs.items()
+        if key in users
     }
+    found = {}
+    for user, keys in needed.items():
+        own = [shares[key] for key in set(keys) if key in shares] or [[0.0, 0.0, 0.0]]
+        seconds, gpu_seconds, core_seconds = map(sum, zip(*own, strict=True))
+        found[user] = Cost(seconds=seconds, gpu_seconds=gpu_seconds, core_seconds=core_seconds)
+    return found

@@ -13,6 +13,9 @@ SHARD_ROWS = 512
 SHARD_SECONDS = 30.0
 """Rows, and time, after which what comes bit by bit is written."""
 
+_THREADED = 4 * 2**20
+"""Bytes of a file above which several threads read it."""
+
 PART_ROWS = 8192
 """Rows of a table that are looked at together where the whole may not fit into memory."""
 
@@ -317,7 +320,12 @@ def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a table: one file, or a folder of shards in the order of their names."""
     files = _files(path)
     # Half the time of `read_table`, which looks for a data set first: a sweep has thousands of small files.
-    return pa.concat_tables([pq.ParquetFile(file).read(columns=columns) for file in files])
+    return pa.concat_tables([_read(file, columns) for file in files])
+
+
+def _read(file: Path, columns: Sequence[str] | None) -> pa.Table:
+    """One file; threads cost more than they save where it is small."""
+    return pq.ParquetFile(file).read(columns=columns, use_threads=file.stat().st_size > _THREADED)
 
 
 def _files(path: Path) -> list[Path]:

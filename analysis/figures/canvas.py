@@ -5,6 +5,7 @@ Figures are made without pyplot: no display, no global state, nothing to close.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -97,6 +98,7 @@ def wrap(text: str, size: float, inches: float, *, weight: str = "normal") -> li
     return lines
 
 
+@lru_cache(maxsize=8192)  # captions of many figures begin alike, and each line is measured word by word
 def text_width(text: str, size: float, weight: str = "normal") -> float:
     """Width of one line of `text` in inches."""
     font = FontProperties(size=size, weight=weight)
@@ -118,7 +120,8 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     """
     # Not with_suffix: a stem may hold a dot, as in "loss.beta=0.1".
     png, svg = stem.parent / f"{stem.name}.png", stem.parent / f"{stem.name}.svg"
-    figure.savefig(png, dpi=200, metadata={"Software": None})
+    # Little compression: a fifth of the time, for files that are a twentieth larger.
+    figure.savefig(png, dpi=200, metadata={"Software": None}, pil_kwargs={"compress_level": 1})
     with mpl.rc_context({"svg.hashsalt": "prefsweep"}):
         figure.savefig(svg, metadata={"Date": None, "Creator": None})
     return [png, svg]

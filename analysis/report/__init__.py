@@ -3,6 +3,6 @@
 from analysis.report.details import Detail, load_details
 from analysis.report.frames import Frames
 from analysis.report.watch import watch
-from analysis.report.write import LengthInputs, replace, write_report
+from analysis.report.write import LengthInputs, Sources, replace, write_report
 
-__all__ = ["Detail", "Frames", "LengthInputs", "load_details", "replace", "watch", "write_report"]
+__all__ = ["Detail", "Frames", "LengthInputs", "Sources", "load_details", "replace", "watch", "write_report"]

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from analysis.answers import reference_texts
 from analysis.stores import Stores, points_of
@@ -96,21 +98,19 @@ class _Texts:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._prompts: dict[str, Mapping[str, str]] = {}
+        self._prompts: dict[tuple[str, ...], Mapping[str, str]] = {}
         self._references: dict[Path, Mapping[Any, str]] = {}
 
     def prompts(self, sweep: Any, node: str) -> Mapping[str, str]:
         """The prompts that a node stands on, by prompt id."""
-        if node not in self._prompts:
-            keys = [key for key in sweep.ancestors(node) if sweep.nodes[key]["stage"] == "prompts"]
-            tables = [found.table("prompts", ["prompt_id", "messages"]) for key in keys if (found := self._find(key))]
-            self._prompts[node] = {
+        keys = tuple(key for key in sweep.ancestors(node) if sweep.nodes[key]["stage"] == "prompts")
+        if keys not in self._prompts:
+            found = [artifact for key in keys if (artifact := self._store.find("prompts", key)) is not None]
+            tables = [artifact.table("prompts", ["prompt_id", "messages"]) for artifact in found]
+            self._prompts[keys] = {
                 row["prompt_id"]: _conversation(row["messages"]) for table in tables for row in table.to_pylist()
             }
-        return self._prompts[node]
-
-    def _find(self, key: str) -> Artifact | None:
-        return self._store.find("prompts", key)
+        return self._prompts[keys]
 
     def references(self, sweep: Any, judge: str) -> Mapping[Any, str]:
         """What the answers were judged against, by prompt id."""
@@ -145,7 +145,7 @@ def _pairs(texts: _Texts, point: Mapping[str, Any], artifact: Artifact | None, c
     if artifact is None or not count:
         return []
     numbers = ["chosen_reward", "rejected_reward"]
-    table = artifact.table("pairs", ["prompt_id", "chosen_text", "rejected_text", *numbers]).to_pandas()
+    table = _first(artifact.table("pairs", ["prompt_id", "chosen_text", "rejected_text", *numbers]), count)
     prompts = texts.prompts(point["sweep"], point["nodes"]["pairs"])
     return [
         {
@@ -154,7 +154,7 @@ def _pairs(texts: _Texts, point: Mapping[str, Any], artifact: Artifact | None, c
             "rejected": cut(str(row["rejected_text"])),
             **{name: _number(row[name]) for name in numbers},
         }
-        for row in table.sort_values("prompt_id").head(count).to_dict("records")
+        for row in table
     ]
 
 
@@ -163,21 +163,28 @@ def _answers(
 ) -> list[Example]:
     if artifact is None or verdicts is None or not count:
         return []
-    columns = ["prompt_id", "preference", "failure"]
-    judged = verdicts.table("verdicts").to_pandas().reindex(columns=columns)
-    given = artifact.table("answers", ["prompt_id", "instruction", "text"]).to_pandas().set_index("prompt_id")
+    judged = _first(verdicts.table("verdicts"), count)
+    answers = artifact.table("answers", ["prompt_id", "instruction", "text"])
+    shown = pc.is_in(answers["prompt_id"], pa.array([row["prompt_id"] for row in judged], pa.string()))
+    given = {row["prompt_id"]: row for row in answers.filter(shown).to_pylist()}
     references = texts.references(point["sweep"], point["nodes"]["judge"])
     return [
         {
-            "instruction": cut(str(given.at[row["prompt_id"], "instruction"])),
-            "answer": cut(str(given.at[row["prompt_id"], "text"])),
+            "instruction": cut(str(given[row["prompt_id"]]["instruction"])),
+            "answer": cut(str(given[row["prompt_id"]]["text"])),
             "reference": cut(str(references.get(row["prompt_id"], ""))),
-            "preference": _number(row["preference"]),
-            "failure": None if pd.isna(row["failure"]) else cut(str(row["failure"])),
+            "preference": _number(row.get("preference")),
+            "failure": None if row.get("failure") is None else cut(str(row["failure"])),
         }
-        for row in judged.sort_values("prompt_id").head(count).to_dict("records")
-        if row["prompt_id"] in given.index
+        for row in judged
+        if row["prompt_id"] in given
     ]
+
+
+def _first(table: pa.Table, count: int) -> list[dict[str, Any]]:
+    """The first rows of a table by prompt id."""
+    rows: list[dict[str, Any]] = table.take(pc.sort_indices(table["prompt_id"])[:count]).to_pylist()
+    return rows
 
 
 def _number(value: Any) -> float | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Final
 
 import pandas as pd
@@ -15,6 +16,9 @@ from analysis.tables import cell_names, cell_table, markdown_safe, markdown_tabl
 
 MOST_NAMED: Final = 20
 """Cells that a list in the report names one by one; the table has them all."""
+
+MOST_SENTENCES: Final = 4
+"""Settings whose best cell has a sentence of its own; of more a table says the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +50,7 @@ def opening(cells: pd.DataFrame, panels: Sequence[Panel], beside: pd.DataFrame) 
     if len(done):
         parts += [f"**{markdown_safe(labels_sentence(done))}**", markdown_safe(scope_sentence(done))]
     names = cell_names(cells)
-    parts += [markdown_safe(text) for panel in panels if (text := _comparison(panel, names))]
+    parts += _comparisons(panels, names)
     return "\n\n".join(part for part in [*parts, *warnings_section(cells, beside)] if part)
 
 
@@ -109,11 +113,37 @@ def comparing(cells: pd.DataFrame) -> Section:
     )
 
 
+def _comparisons(panels: Sequence[Panel], names: dict[int, str]) -> list[str]:
+    """The best cell of each panel, with an interval that pays for its choice: a sentence each, or of many a table."""
+    # None where the cells share no judged instruction.
+    compared = [panel for panel in panels if panel.intervals and panel.experiments > 1]
+    if len(compared) <= MOST_SENTENCES:
+        return [markdown_safe(_comparison(panel, names)) for panel in compared]
+    varying = dict.fromkeys(name for panel in compared for name in panel.setting)
+    rows = [
+        {name: (panel.setting[name] or "none") if name in panel.setting else "" for name in varying}
+        | {
+            "highest win rate": names[panel.best],
+            "% [95 %]": f"{100 * best.estimate:.1f} [{100 * best.low:.1f}, {100 * best.high:.1f}]",
+            "experiments": str(panel.experiments),
+            "not told apart": str(len(panel.rivals)),
+            "detectable, points": "" if isnan(panel.detectable) else f"{100 * panel.detectable:.1f}",
+            "instructions": str(best.n),
+            "speaks about": best.scope,
+        }
+        for panel in compared
+        for best in (panel.intervals[panel.best],)
+    ]
+    note = (
+        "The cell with the highest win rate of each setting: its interval allows for choosing among the setting's "
+        "experiments; how many of the others are not told apart from it; the smallest difference that one comparison "
+        "can detect (80\N{NO-BREAK SPACE}% power); and the instructions that all its cells were judged on."
+    )
+    return [markdown_safe(note), markdown_table(pd.DataFrame(rows))]
+
+
 def _comparison(panel: Panel, names: dict[int, str]) -> str:
-    """The best cell of one panel, with an interval that pays for its choice, and how many rival it."""
-    # None at all when the cells share no judged instruction.
-    if not panel.intervals or panel.experiments < 2:
-        return ""
+    """The best cell of one panel in words."""
     interval = panel.intervals[panel.best]
     where = f"{heading(panel.setting)}: " if panel.setting else ""
     # The cells' own win rates, which stand in the table, may rest on more.

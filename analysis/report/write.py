@@ -1,7 +1,9 @@
 """Writing a report: every file whole or not at all, so that a page may be open while it is rewritten."""
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -16,14 +18,14 @@ from analysis.candidate_sets import candidate_sets_section
 from analysis.captions import provenance_text
 from analysis.estimates import estimate_cells, preference_table, result_intervals
 from analysis.length_report import length_controlled_columns, length_section
-from analysis.parallel import ready
+from analysis.parallel import Workers
 from analysis.rankings import ranking_section, ranking_warnings
 from analysis.regressions import Regressions, regression_cells, regression_frame, regression_section
 from analysis.report import page, sections
 from analysis.report.details import Detail
-from analysis.report.drawings import Analysed, Drawn, draw, plan_figures, reasons
+from analysis.report.drawings import Analysed, Drawn, NotDrawn, draw, plan_figures, reasons
 from analysis.report.frames import Frames
-from analysis.report.panels import Provenance, panels
+from analysis.report.panels import Panel, Provenance, panels
 from analysis.report.sections import Section
 from analysis.report.terminal import print_table
 from analysis.schema import check_results, check_verdicts
@@ -38,94 +40,134 @@ Details = Callable[[Collection[str]], Mapping[str, Detail]]
 """Details by result, with examples for the results that are given."""
 
 MANY_FIGURES: Final = 12
-"""Figures from which several processes draw them: each takes a second."""
+"""Figures from which several processes draw them: each takes half a second."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What a report is made from beside results and verdicts; None where there is nothing of a kind."""
+
+    answers: pd.DataFrame | Callable[[], pd.DataFrame] | None = None
+    """The frame of `analysis.answers`, or what waits for it: it becomes `beside.csv`."""
+    regressions: Regressions | None = None
+    """Scores of lm-evaluation-harness: `regressions.csv`."""
+    rankings: pd.DataFrame | None = None
+    """Of `analysis.rankings`: `rankings.csv`."""
+    candidate_sets: tuple[pd.DataFrame, pd.DataFrame] | None = None
+    """Of `analysis.candidate_sets`, the sets and the boundaries: `candidate_sets.csv` and `boundary.csv`."""
+    changes: pd.DataFrame | None = None
+    """Of `analysis.unlearning`, what they show: `unlearning.csv`."""
+    details: Details | None = None
+    """What stands behind the cells on the page."""
+    frames: Frames | None = None
+    """What figures of rewards, training, rounds and costs are drawn from."""
+    overlap: pd.DataFrame | None = None
+    """Of `load.load_overlap`, for a figure."""
+    length_control: LengthInputs | None = None
+    """With it each result of AlpacaEval 2 also has its length-controlled win rate."""
+    published: bool = False
+    """Published curves lie under the scaling curves."""
+
+
+NOTHING: Final = Sources()
 
 
 def write_report(
     results: pd.DataFrame,
     verdicts: pd.DataFrame,
     out: Path,
+    sources: Sources = NOTHING,
     *,
-    answers: pd.DataFrame | None = None,
-    regressions: Regressions | None = None,
-    rankings: pd.DataFrame | None = None,
-    candidate_sets: tuple[pd.DataFrame, pd.DataFrame] | None = None,
-    changes: pd.DataFrame | None = None,
-    details: Details | None = None,
-    frames: Frames | None = None,
-    overlap: pd.DataFrame | None = None,
-    published: bool = False,
     provenance: Provenance = None,
     console: Console | None = None,
-    length_control: LengthInputs | None = None,
     refresh: int | None = None,
+    workers: Workers | None = None,
 ) -> list[Path]:
     """Write the figures, `results.csv`, `report.md` and `report.html` into `out`, print the table, return the paths.
 
-    The frames are those of `analysis.schema`, `answers` that of `analysis.answers`, for which there is `beside.csv`;
-    scores of `regressions` stand in `regressions.csv`, `rankings` of `analysis.rankings` in `rankings.csv`,
-    `candidate_sets` (of `analysis.candidate_sets`: the sets, and the boundaries) in `candidate_sets.csv` and
-    `boundary.csv`, what `changes` (of `analysis.unlearning`) show in `unlearning.csv`, `overlap` (of
-    `load.load_overlap`) in a figure, and `details` behind the cells on the page; figures of rewards, training, rounds
-    and costs are drawn from `frames`. `published` curves lie under the scaling curves. With `length_control` each
-    result of AlpacaEval 2 also has its length-controlled win rate. `provenance` (sweep, commit, versions) becomes the
-    small print. A page with `refresh` loads itself anew after so many seconds. Raises PrefsweepError when there are no
-    results, or the frames break their contract.
+    Args:
+        results: with the verdicts, the frames of `analysis.schema`.
+        provenance: sweep, commit and versions, for the small print.
+        refresh: seconds after which the page loads itself anew.
+        workers: processes that have started already.
+
+    Raises:
+        PrefsweepError: there are no results, or the frames break their contract.
     """
     check_results(results)
     check_verdicts(verdicts)
     if results.empty:
         raise PrefsweepError("there are no results to report")
-    table = preference_table(results, verdicts)
-    cells = estimate_cells(results, table)
     out.mkdir(parents=True, exist_ok=True)
-    beside = beside_win_rates(cells, pd.DataFrame(columns=list(ANSWERS)) if answers is None else answers)
-    # In the small print of every figure: a heatmap is shown without its report.
-    provenance = {**(provenance or {}), **flags(cells, beside)}
-    planned, left_out = plan_figures(
-        Analysed(
-            cells=cells,
-            table=table,
-            beside=beside,
-            provenance=provenance,
-            results=results,
-            changes=changes,
-            frames=frames,
-            overlap=overlap,
-            published=published,
-        )
-    )
-    with ready(len(planned) >= MANY_FIGURES) as start:
-        drawing = start(partial(draw, out), planned)
-        tables, numbers = _scores(
-            results.join(result_intervals(results, table)), verdicts, cells, regressions, length_control
-        )
-        made, more, warned = _of_data(cells, rankings, candidate_sets, changes)
-        tables |= made
-        numbers += more
-        if answers is not None:
-            tables["beside.csv"] = beside_frame(cells, beside)
-        compared = panels(cells, table)
-        content = page.Content(
-            cells=cells,
-            panels=compared,
-            opening=sections.opening(cells, compared, beside),
-            unfinished=sections.unfinished(cells),
-            sections=[*sections.details(cells, compared, beside), *numbers],
-            comparing=sections.comparing(cells),
-            beside=beside,
-            not_drawn=reasons(left_out),
-            details=details(page.shown_results(cells)) if details is not None else {},
-            provenance=provenance,
-            refresh=refresh,
-        )
+    with Workers() if workers is None else nullcontext(workers) as own:
+        found = _estimate(results, verdicts, sources, provenance or {})
+        planned, left_out = plan_figures(found.analysed)
+        drawing = own.map(partial(draw, out), planned, least=MANY_FIGURES)
+        content = _content(found, left_out, sources, refresh)
+        texts = {name: spreadsheet_safe(frame).to_csv(index=False) for name, frame in found.tables.items()}
         figures = list(drawing)
     paths = [path for figure in figures for path in figure.paths]
-    paths += [replace(out / name, spreadsheet_safe(frame).to_csv(index=False)) for name, frame in tables.items()]
+    paths += [replace(out / name, text) for name, text in texts.items()]
     paths.append(replace(out / "report.md", _markdown(content, figures)))
     paths.append(replace(out / "report.html", page.render(content, figures, [path.name for path in paths])))
-    print_table(cells, console, [*warnings(cells, beside), *warned])
+    print_table(content.cells, console, [*warnings(content.cells, content.beside), *found.warned])
     return paths
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What was estimated for a report."""
+
+    analysed: Analysed
+    panels: list[Panel]
+    tables: dict[str, pd.DataFrame]
+    """The spreadsheets by file name."""
+    numbers: list[Section]
+    warned: list[str]
+
+
+def _estimate(results: pd.DataFrame, verdicts: pd.DataFrame, sources: Sources, made: Mapping[str, object]) -> _Found:
+    # What needs no answers comes first: they may still be measured.
+    table = preference_table(results, verdicts)
+    cells = estimate_cells(results, table)
+    compared = panels(cells, table)
+    tables, numbers, warned = _numbers(results.join(result_intervals(results, table)), verdicts, cells, sources)
+    answers = sources.answers() if callable(sources.answers) else sources.answers
+    beside = beside_win_rates(cells, pd.DataFrame(columns=list(ANSWERS)) if answers is None else answers)
+    if answers is not None:
+        tables["beside.csv"] = beside_frame(cells, beside)
+    # In the small print of every figure: a heatmap is shown without its report.
+    provenance = {**made, **flags(cells, beside)}
+    analysed = Analysed(
+        cells=cells,
+        table=table,
+        beside=beside,
+        provenance=provenance,
+        results=results,
+        changes=sources.changes,
+        frames=sources.frames,
+        overlap=sources.overlap,
+        published=sources.published,
+    )
+    return _Found(analysed=analysed, panels=compared, tables=tables, numbers=numbers, warned=warned)
+
+
+def _content(found: _Found, left_out: Sequence[NotDrawn], sources: Sources, refresh: int | None) -> page.Content:
+    """What the page shows but figures."""
+    cells, beside = found.analysed.cells, found.analysed.beside
+    return page.Content(
+        cells=cells,
+        panels=found.panels,
+        opening=sections.opening(cells, found.panels, beside),
+        unfinished=sections.unfinished(cells),
+        sections=[*sections.details(cells, found.panels, beside), *found.numbers],
+        comparing=sections.comparing(cells),
+        beside=beside,
+        not_drawn=reasons(left_out),
+        details=sources.details(page.shown_results(cells)) if sources.details is not None else {},
+        provenance=found.analysed.provenance,
+        refresh=refresh,
+    )
 
 
 def replace(path: Path, text: str) -> Path:
@@ -137,25 +179,22 @@ def replace(path: Path, text: str) -> Path:
     return path
 
 
-def _scores(
-    results: pd.DataFrame,
-    verdicts: pd.DataFrame,
-    cells: pd.DataFrame,
-    regressions: Regressions | None,
-    length_control: LengthInputs | None,
-) -> tuple[dict[str, pd.DataFrame], list[Section]]:
-    """The spreadsheets by file name and the sections of length-controlled win rates and of regressions."""
+def _numbers(
+    results: pd.DataFrame, verdicts: pd.DataFrame, cells: pd.DataFrame, sources: Sources
+) -> tuple[dict[str, pd.DataFrame], list[Section], list[str]]:
+    """The spreadsheets by file name, the sections and the warnings of what there is beside cells and answers."""
     tables, found = {"results.csv": results}, list[Section]()
-    if length_control is not None:
-        difficulty, gamed = length_control
+    if sources.length_control is not None:
+        difficulty, gamed = sources.length_control
         controlled = length_controlled_columns(results, verdicts, difficulty=difficulty, gamed=gamed)
         tables["results.csv"] = results.join(controlled)
         found += sections.from_parts([length_section(results, controlled)])
-    if regressions is not None and not regressions.scores.empty:
-        scores = regression_cells(cells, regressions)
+    if sources.regressions is not None and not sources.regressions.scores.empty:
+        scores = regression_cells(cells, sources.regressions)
         tables["regressions.csv"] = regression_frame(cells, scores)
         found += sections.from_parts(regression_section(cells, scores))
-    return tables, found
+    made, more, warned = _of_data(cells, sources.rankings, sources.candidate_sets, sources.changes)
+    return tables | made, found + more, warned
 
 
 def _of_data(

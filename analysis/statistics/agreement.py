@@ -6,7 +6,7 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import special, stats
+from scipy import special
 
 from analysis.statistics.intervals import THESE_MODELS, Floats, Interval, checked, nothing, resamples, tails
 
@@ -65,6 +65,8 @@ def rank_correlation(
 
 
 def _correlation(one: Floats, other: Floats, kind: Kind) -> float:
+    from scipy import stats  # half a second, which reports do without
+
     # To a billionth, so that equal sums in another order of the rows are a tie.
     ranks = [stats.rankdata(np.round(values, 9)) for values in (one, other)]
     if any(np.ptp(rank) == 0 for rank in ranks):

@@ -85,8 +85,9 @@ def make_grid(cells: Mapping[Any, pd.DataFrame], experiments: Mapping[Any, Hasha
             raise ValueError(f"cell {name!r}: an instruction is repeated")
         checked(cells[name].to_numpy(float), dimensions=2)
     shared = pd.concat([cells[name] for name in names], axis=1, keys=range(len(names))) if names else pd.DataFrame()
-    kept = shared.dropna()
-    tables = [kept[place].to_numpy(float).T for place in range(len(names))]
+    kept = shared.dropna().to_numpy(float)
+    ends = np.cumsum([cells[name].shape[1] for name in names], dtype=np.int64)
+    tables = [table.T for table in np.split(kept, ends[:-1], axis=1)] if names else []
     variances = [seed_variance(table) for table in tables if len(kept) and len(table) > 1]
     spare = sum(variance.seeds - 1 for variance in variances)
     pooled = sum(variance.excess * (variance.seeds - 1) for variance in variances) / max(spare, 1)
@@ -123,8 +124,9 @@ def simultaneous_intervals(
             for column in grid.means.T
         ]
         return _by_cell(grid, [replace(interval, method=f"{method}, {interval.method}") for interval in own])
-    contrasts = np.eye(len(grid.names))
-    errors, critical = _critical(grid, contrasts, _draw(grid, draws, seed), level=level)
+    drawn = _draw(grid, draws, seed)
+    single = _Contrasts(values=grid.means, between=grid.seed_variance / grid.seeds, deviations=drawn.errors)
+    errors, critical = _critical(grid, single, drawn, level=level)
     half = critical * errors
     return _by_cell(grid, [_interval(grid, *ends, method, level) for ends in _ends(grid.rates, half, 0.0)])
 
@@ -141,9 +143,9 @@ def baseline_differences(
     if 0 in grid.means.shape:
         return _no_intervals(grid, level)
     place = grid.experiment[baseline]
-    contrasts = np.eye(len(grid.names))
-    contrasts[place] -= 1
-    errors, critical = _critical(grid, contrasts, _draw(grid, draws, seed), level=level)
+    drawn = _draw(grid, draws, seed)
+    # Of the opposite differences, whose |t| and errors are the same.
+    errors, critical = _critical(grid, _less(grid, drawn, place), drawn, level=level)
     method = WITH_A_BASELINE.format(len(grid.names) - 1)
     differences = grid.rates - grid.rates[place]
     ends = _ends(differences, critical * errors, -1.0)
@@ -171,14 +173,18 @@ def matched_differences(
     if 0 in grid.means.shape or not places:
         reason = "no instruction that all cells were judged on"
         return dict.fromkeys(matches, nothing(reason, level=level, excluded=grid.excluded))
-    contrasts = np.zeros((len(grid.names), len(apart)))
-    for column, (first, second) in enumerate(apart.values()):
-        contrasts[[first, second], column] = 1, -1
     method = MATCHED.format(len(apart))
     found = {}
     if apart:
-        errors, critical = _critical(grid, contrasts, _draw(grid, draws, seed), level=level)
-        ends = _ends(grid.rates @ contrasts, critical * errors, -1.0)
+        first, second = (list(side) for side in zip(*apart.values(), strict=True))
+        drawn, between = _draw(grid, draws, seed), grid.seed_variance / grid.seeds
+        contrasts = _Contrasts(
+            values=grid.means[:, first] - grid.means[:, second],
+            between=between[first] + between[second],
+            deviations=drawn.errors[:, first] - drawn.errors[:, second],
+        )
+        errors, critical = _critical(grid, contrasts, drawn, level=level)
+        ends = _ends(grid.rates[first] - grid.rates[second], critical * errors, -1.0)
         found = {name: _interval(grid, *each, method, level) for name, each in zip(apart, ends, strict=True)}
     same = replace(_interval(grid, 0.0, np.nan, np.nan, "none", level), method="none", note=ONE_EXPERIMENT)
     return {name: found.get(name, same) for name in matches}
@@ -199,9 +205,7 @@ def compare_with_best(
     apart = rates[:, None] - rates[None, :]
     margin, drawn = np.zeros((count, count)), _draw(grid, draws, seed)
     for place in range(count):
-        contrasts = -np.eye(count)
-        contrasts[place] += 1
-        errors, critical = _critical(grid, contrasts, drawn, level=level, sides=1)
+        errors, critical = _critical(grid, _less(grid, drawn, place), drawn, level=level, sides=1)
         margin[place] = critical * errors
     others = ~np.eye(count, dtype=bool)
     upper = np.minimum(1.0, apart + margin)
@@ -281,22 +285,51 @@ def _draw(grid: Grid, draws: int, seed: int) -> _Draws:
     return _Draws(errors=errors + noise, known=known)
 
 
-def _critical(grid: Grid, contrasts: Floats, drawn: _Draws, *, level: float, sides: int = 2) -> tuple[Floats, float]:
-    """Standard errors of `contrasts` [experiments x contrasts] of the win rates, and the |t| that all stay below.
+@dataclass(frozen=True, kw_only=True)
+class _Contrasts:
+    """Win rates, or differences of two."""
+
+    values: Floats
+    """[instructions x contrasts]"""
+    between: Floats
+    """[contrasts]: the variance that training seeds add."""
+    deviations: Floats
+    """[draws x contrasts]"""
+    nothing: int | None = None
+    """Place of a cell's difference from itself."""
+
+
+def _less(grid: Grid, drawn: _Draws, place: int) -> _Contrasts:
+    """The cell at `place` less every cell."""
+    between = grid.seed_variance / grid.seeds
+    return _Contrasts(
+        values=grid.means[:, [place]] - grid.means,
+        between=np.where(np.arange(len(between)) == place, 0.0, between + between[place]),
+        deviations=drawn.errors[:, [place]] - drawn.errors,
+        nothing=place,
+    )
+
+
+def _critical(
+    grid: Grid, contrasts: _Contrasts, drawn: _Draws, *, level: float, sides: int = 2
+) -> tuple[Floats, float]:
+    """Standard errors of `contrasts`, and the |t| that all stay below.
 
     Verdicts that do not vary in a sample are in doubt all the same: no error is below `LEAST_ERROR`, and |t| not below
     a single comparison's. A cell's difference from itself is 0.
     """
     rows = len(grid.means)
-    over_instructions = (grid.means @ contrasts).var(axis=0, ddof=min(1, rows - 1)) / rows
-    over_seeds = (grid.seed_variance / grid.seeds) @ np.square(contrasts)
-    scale = np.sqrt(over_instructions + drawn.known * over_seeds)
-    deviations = drawn.errors @ contrasts
+    over_instructions = contrasts.values.var(axis=0, ddof=min(1, rows - 1)) / rows
+    scale = np.sqrt(over_instructions + drawn.known * contrasts.between)
+    deviations = contrasts.deviations
     ratio = np.divide(deviations, scale, out=np.zeros_like(deviations), where=scale > 1e-12)
     largest = (np.abs(ratio) if sides == 2 else ratio).max(axis=1)
-    least = np.where(contrasts.any(axis=0), LEAST_ERROR / rows, 0.0)
+    least = np.full(len(over_instructions), LEAST_ERROR / rows)
+    if contrasts.nothing is not None:
+        least[contrasts.nothing] = 0.0
     single = float(special.ndtri((1 + level) / 2 if sides == 2 else level))
-    return np.maximum(np.sqrt(over_instructions + over_seeds), least), max(single, float(np.quantile(largest, level)))
+    errors = np.maximum(np.sqrt(over_instructions + contrasts.between), least)
+    return errors, max(single, float(np.quantile(largest, level)))
 
 
 def _ends(estimates: Floats, half: Floats, least: float) -> list[tuple[float, float, float]]:

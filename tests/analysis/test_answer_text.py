@@ -3,14 +3,27 @@
 import gzip
 import json
 import os
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from analysis.answer_text import COPY, NEAR_CONSTANT, is_empty, is_refusal, near_copies, normal_form, repetition
+from analysis.answer_text import (
+    COPY,
+    NEAR_CONSTANT,
+    REFUSALS,
+    is_empty,
+    is_refusal,
+    near_copies,
+    normal_form,
+    repetition,
+    repetitions,
+)
+from analysis.words import joined, numbers_before, words_of
 
 SHARED = Path(os.environ.get("PREFSWEEP_SHARED", Path(__file__).parents[3] / "shared"))
 OUTPUTS = SHARED / "data" / "alpaca_eval" / "outputs"
@@ -109,14 +122,38 @@ def test_more_answers_than_are_compared_at_once() -> None:
     assert near_copies([]).tolist() == []
 
 
-@given(st.lists(st.text(alphabet="ab ", max_size=12), min_size=1, max_size=8))
-def test_near_copies_are_those_of_the_definition(texts: list[str]) -> None:
+def copies_by_definition(texts: list[str]) -> list[int]:
     def alike(one: str, other: str) -> bool:
         bags = [sorted(text.split()) or [f" {text.strip()}"] for text in (one, other)]
         shared = sum(min(bags[0].count(w), bags[1].count(w)) for w in set(bags[0]))
         return 2 * shared >= COPY * (len(bags[0]) + len(bags[1])) - 1e-9
 
-    assert near_copies(texts).tolist() == [sum(alike(a, b) for b in texts) for a in texts]
+    return [sum(alike(a, b) for b in texts) for a in texts]
+
+
+@given(st.lists(st.text(alphabet="ab ", max_size=12), min_size=1, max_size=8))
+def test_near_copies_are_those_of_the_definition(texts: list[str]) -> None:
+    assert near_copies(texts).tolist() == copies_by_definition(texts)
+
+
+@pytest.fixture(params=["pairs", "all"])
+def large(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done with too many words for a dense table: likely pairs are looked at, or all where those are many."""
+    monkeypatch.setattr("analysis.alike._DENSE", -1)
+    monkeypatch.setattr("analysis.alike._LIKELY", 10**6 if request.param == "pairs" else -1)
+
+
+@pytest.mark.usefixtures("large")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.lists(st.sampled_from("abcdefghijkl"), max_size=30).map(" ".join), min_size=1, max_size=8), st.data()
+)
+def test_near_copies_of_many_words_are_those_of_the_definition(texts: list[str], data: st.DataObject) -> None:
+    words = texts[0].split()
+    for size in range(3):  # the first text with some words left out: as near as it may just be, or not be
+        left = data.draw(st.sets(st.integers(0, max(0, len(words) - 1)), max_size=len(words) // 2 + size))
+        texts.append(" ".join(word for place, word in enumerate(words) if place not in left))
+    assert near_copies(texts).tolist() == copies_by_definition(texts)
 
 
 @pytest.mark.skipif(not OUTPUTS.is_dir(), reason="no AlpacaEval 2 data (PREFSWEEP_SHARED)")
@@ -130,3 +167,52 @@ def test_the_published_constant_model_is_flagged_and_no_other() -> None:
     assert shares.pop("NullModel") == 1.0
     assert len(shares) >= 4
     assert max(shares.values()) < NEAR_CONSTANT / 10
+
+
+TEXTS = st.lists(
+    st.text(alphabet=st.sampled_from("aB1_ .,\n\u00e9\u00df\u0130\u4f60\u3042\u0301\x00"), max_size=40), max_size=6
+)
+"""Words of several scripts, with what parts them and what does not."""
+
+
+def plainly(text: str) -> list[str]:
+    """The words of a text, by their definition."""
+    alone = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    return re.findall(rf"[{alone}]|[^\W_\u3040-\u30ff\u3400-\u9fff]+", text.casefold())
+
+
+@given(TEXTS)
+def test_words_are_numbers_that_equal_words_share(texts: list[str]) -> None:
+    found, expected = words_of(texts), [plainly(text) for text in texts]
+    assert found.sizes.tolist() == [len(own) for own in expected]
+    assert found.rows.tolist() == [row for row, own in enumerate(expected) for _ in own]
+    flat = [word for own in expected for word in own]
+    assert len(set(zip(flat, found.codes.tolist(), strict=True))) == len(set(flat)) == found.distinct
+    before = [own[:place].count(word) for own in expected for place, word in enumerate(own)]
+    assert numbers_before(found).tolist() == before
+
+
+@given(TEXTS)
+def test_repetition_in_arrays_is_that_of_the_definition(texts: list[str]) -> None:
+    for share, own in zip(repetitions(words_of(texts)), map(plainly, texts), strict=True):
+        grams = Counter(zip(own, own[1:], own[2:], own[3:], strict=False))
+        assert share == pytest.approx(1 - len(grams) / sum(grams.values()) if grams else 0.0)
+
+
+def test_more_words_than_fit_into_two_bytes_and_products_that_fit_into_no_number() -> None:
+    texts = [" ".join(f"w{place}" for place in range(70_000)), "w1 w2 w3 w4 w1 w2 w3 w4", "w5 w5 w5"]
+    words = words_of(texts)
+    assert numbers_before(words)[70_000:].tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 0, 1, 2]
+    assert repetitions(words).tolist() == [0.0, 0.2, 0.0]
+    large = np.array([2**61, 5, 2**61], dtype=np.int64)
+    numbers, bound = joined(large, np.array([0, 0, 1], dtype=np.int64), 2)
+    assert len(set(numbers.tolist())) == 3
+    assert numbers.max() < bound == 4
+
+
+@settings(max_examples=50)
+@given(st.from_regex("|".join(REFUSALS), fullmatch=False) | st.sampled_from(["I am sorry, ", "I\u2019m sorry but "]))
+def test_no_refusal_is_missed_before_it_is_looked_at_closely(text: str) -> None:
+    start = re.sub(r"^\W+", "", text[:200].replace("\u2019", "'").casefold())
+    whole = re.match("|".join(REFUSALS), re.sub(r"\s+", " ", start).replace("i am ", "i'm ", 1))
+    assert is_refusal(text) == (whole is not None)

@@ -16,7 +16,7 @@ from analysis.beside import MEASURES, beside_points, beside_win_rates, mean_inte
 from analysis.beside_report import MOST_FLAGGED, MOST_WARNED, beside_section, flags, warnings
 from analysis.estimates import estimate_cells, preference_table
 from analysis.figures import overoptimisation
-from analysis.report import write_report
+from analysis.report import Sources, write_report
 from analysis.statistics import CONSTRUCTION, THESE_MODELS, TWO_SEEDS
 from harness.positions import PAIRS
 from tests.analysis.synthetic import make_frames
@@ -119,6 +119,17 @@ def test_references_without_any_length_have_no_ratio() -> None:
     assert found["note"]
 
 
+def test_seeds_are_joined_by_instruction() -> None:
+    lengths = [[10, 20, 30, 40], [12, 22, 32, 42]]
+    seeds = [measured(["x" * length for length in own]) for own in lengths]
+    mixed = [seeds[0], seeds[1].iloc[[2, 0, 3, 1]]]
+    for one, other in zip(beside(seeds).values(), beside(mixed).values(), strict=True):
+        assert one.equals(other)
+    found = beside([seeds[0], seeds[1].iloc[[2, 0, 3]]])["characters"]
+    assert found["estimate"] == pytest.approx(np.mean([11, 31, 41]))
+    assert (found["n"], found["excluded"]) == (3, 1)
+
+
 def test_the_gain_of_reward_is_paired() -> None:
     texts = [own_words(i) for i in range(6)]
     base = [10.0, -10.0, 50.0, 0.0, 3.0, -70.0]
@@ -212,7 +223,7 @@ def test_the_figure_has_both_intervals_of_every_cell_and_rings_the_flagged() -> 
 def test_a_report_has_the_measures_the_figure_and_the_warning(tmp_path: Path) -> None:
     results, verdicts, answers = frames({0: 2.0, 1: 8.0, 2: 0.5}, constant=[2])
     console = Console(record=True, width=200)
-    paths = write_report(results, verdicts, tmp_path, answers=answers, console=console)
+    paths = write_report(results, verdicts, tmp_path, Sources(answers=answers), console=console)
     assert {"beside.csv", "overoptimisation.png"} <= {path.name for path in paths}
     page = (tmp_path / "report.md").read_text()
     assert "## Beside the win rates" in page

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis import schema
+from analysis.answers import ANSWERS
 from analysis.frames import expected_z, load_costs, load_picks, load_spreads, load_training
-from analysis.load import load_results, load_verdicts
+from analysis.load import load_answers, load_results, load_verdicts
 from analysis.schema import check_results, check_verdicts
 from harness.errors import PrefsweepError
 from harness.store import Store, StoreError
@@ -64,6 +66,15 @@ def test_curves_stand_under_every_cell_that_is_trained(store: Path) -> None:
     done = set(results.loc[results["status"] == "done", "cell"])
     assert set(training["cell"]) == done
     assert set(training["step"]) == set(range(1, 17))
+
+
+def test_answers_measured_in_other_processes_are_the_same(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = load_answers(store)
+    assert list(here.columns) == list(ANSWERS)
+    assert len(here) == SHAPE.instructions * here["result"].nunique() > 0
+    monkeypatch.setattr("analysis.load._MANY", 2)
+    monkeypatch.setattr("analysis.parallel.cpus", lambda: 2)
+    pd.testing.assert_frame_equal(load_answers(store), here)
 
 
 def test_spreads_are_those_of_the_rewards(store: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from analysis.length_control import length_controlled_win_rate
 from analysis.length_report import BENCHMARK, COLUMNS, REFERENCES, length_controlled_columns
-from analysis.report import write_report
+from analysis.report import Sources, write_report
 from harness.positions import PAIRS
 from tests.analysis.alpaca_eval import make_inputs, make_verdicts
 from tests.analysis.synthetic import make_frames
@@ -55,7 +55,7 @@ def test_the_report_shows_them(
 ) -> None:
     monkeypatch.setattr("analysis.report.drawing.save", lambda *_: [])
     monkeypatch.setattr("analysis.report.drawing.Drawing.svg", lambda _: '<svg xmlns="http://www.w3.org/2000/svg"/>')
-    write_report(*frames, tmp_path, length_control=make_inputs(450))
+    write_report(*frames, tmp_path, Sources(length_control=make_inputs(450)))
     page = (tmp_path / "report.md").read_text()
     assert "## Length-controlled win rates" in page
     assert "refitted in each of 2000 draws" in page

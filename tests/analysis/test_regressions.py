@@ -16,7 +16,7 @@ from analysis.regressions import (
     regression_cells,
     regression_section,
 )
-from analysis.report import write_report
+from analysis.report import Sources, write_report
 from analysis.statistics import CONSTRUCTION, THESE_MODELS
 from harness import tables
 from harness.errors import PrefsweepError
@@ -142,6 +142,6 @@ def test_other_versions_of_a_task_stand_apart(shelf: Shelf, monkeypatch: pytest.
     page = "\n".join(regression_section(measured, rows))
     assert "version 1.5" in page
     assert "<b>" not in page
-    paths = write_report(results, verdicts, tmp_path / "out", regressions=found, console=Console(quiet=True))
+    paths = write_report(results, verdicts, tmp_path / "out", Sources(regressions=found), console=Console(quiet=True))
     assert "regressions.csv" in {path.name for path in paths}
     assert "## Regressions" in (tmp_path / "out" / "report.md").read_text()

@@ -1,6 +1,7 @@
 """The report: files, table, what it says about unfinished sweeps, and texts that must not be executed."""
 
 import io
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from analysis.answers import ANSWERS
 from analysis.estimates import cell_intervals, estimate_cells, not_told_apart, preference_table, sort_cells
 from analysis.report import write_report
 from analysis.report.drawings import NotDrawn, reasons
+from analysis.report.sections import MOST_SENTENCES
 from analysis.schema import VERDICTS
 from analysis.statistics import CONSTRUCTION, THESE_MODELS
 from analysis.stores import Reading
@@ -125,6 +127,28 @@ def test_reasons_name_a_setting_or_count_them() -> None:
     left_out = [NotDrawn(kind="A", reason="none", setting={"n": "8"}), NotDrawn(kind="B", reason="few")]
     left_out += [NotDrawn(kind="B", reason="many", setting={"n": str(n)}) for n in (8, 16)]
     assert reasons(left_out) == ["A (n = 8): none.", "B: few.", "B (2 settings): many."]
+
+
+def test_the_best_cells_of_many_settings_are_a_table(tmp_path: Path) -> None:
+    betas = [0.01 * (1 + place) for place in range(MOST_SENTENCES + 1)]
+    own = [make_frames(PAIRS[:3], settings={"loss.beta": beta}) for beta in betas]
+    results, verdicts = (
+        pd.concat([f.assign(result=f["result"] + f" {beta}") for f, beta in zip(kind, betas, strict=True)])
+        for kind in zip(*own, strict=True)
+    )
+    _, page, _ = report(results.reset_index(drop=True), verdicts.reset_index(drop=True), tmp_path)
+    assert "Highest win rate" not in page
+    (header,) = [line for line in page.splitlines() if line.startswith("| loss.beta | highest win rate")]
+    rows = page[page.index(header) :].splitlines()[2 : 2 + len(betas)]
+    assert [row.split(" | ")[0] for row in rows] == [f"| {beta:g}" for beta in betas]
+    sentence = re.search(r"Highest win rate ([\d.]+) %.* ([\d.]+) to ([\d.]+);", alone(tmp_path / "alone"))
+    assert sentence
+    assert "{} [{}, {}]".format(*sentence.groups()) in rows[0].replace("\\", "")
+
+
+def alone(out: Path) -> str:
+    """The report of one setting."""
+    return report(*make_frames(PAIRS[:3], settings={"loss.beta": 0.01}), out)[1]
 
 
 @pytest.mark.usefixtures("quick_figures")
@@ -266,7 +290,7 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module.__dict__.update(
         load_results=load_results,
         load_verdicts=lambda *_: verdicts,
-        load_answers=lambda *_: pd.DataFrame(columns=list(ANSWERS)),
+        begin_answers=lambda *_: lambda: pd.DataFrame(columns=list(ANSWERS)),
         load_overlap=lambda *_: overlap,
     )
     monkeypatch.setattr("analysis.regressions.load_regressions", lambda *_: None)

@@ -22,6 +22,7 @@ from analysis.statistics import (
     smallest_detectable_difference,
     win_rate_interval,
 )
+from analysis.statistics.intervals import resampled_sums, resamples
 
 DRAWS = 400
 
@@ -235,3 +236,12 @@ def test_statistics_import_no_model_library() -> None:
     code = f"import sys, analysis.statistics; sys.exit(any(name in sys.modules for name in {heavy}))"
     # The command is a constant of this test.
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "values", [[0.0] * 3 + [0.5] * 40 + [1.0] * 57, [1.0] * 5, [0.25], [1 / 3] * 30 + [2 / 3] * 11]
+)
+def test_resamples_summed_by_value_are_those_summed_by_row(values: list[float]) -> None:
+    ordered = np.array(values)
+    by_row = resamples(len(ordered), DRAWS, 3).astype(float) @ ordered
+    assert np.allclose(resampled_sums(ordered, DRAWS, 3), by_row, rtol=1e-12)

@@ -69,6 +69,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "noop": Benchmark(about="a finished sweep of 500 cells, typed again"),
     "ranking": Benchmark(about="rankings of 1,000 prompts x 16 responses, beside a judge that answers at once"),
     "load": Benchmark(about="a finished sweep of 1,260 results as frames"),
+    "report": Benchmark(about="the report of 1,260 results of 805 instructions: seconds, page, opening in Chromium"),
     "training_memory": Benchmark(about="the estimate of a training's memory against resident memory on a CPU"),
     "workers": Benchmark(about="two workers against one"),
     "length_control": Benchmark(about="length-controlled win rates of a grid"),
