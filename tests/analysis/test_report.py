@@ -15,7 +15,7 @@ from rich.console import Console
 
 from analysis.answers import ANSWERS
 from analysis.estimates import cell_intervals, estimate_cells, not_told_apart, preference_table, sort_cells
-from analysis.report import write_report
+from analysis.report import Sources, write_report
 from analysis.report.drawings import NotDrawn, reasons
 from analysis.report.sections import MOST_SENTENCES
 from analysis.schema import VERDICTS
@@ -97,7 +97,7 @@ def test_figures_are_named_by_what_varies_only(tmp_path: Path) -> None:
 def test_every_kind_of_figure_is_drawn_or_says_why_not(tmp_path: Path) -> None:
     results, verdicts = make_frames(sizes=(8, 16, 64))
     overlap = pd.DataFrame(0.5, index=results["cell"], columns=results["cell"])
-    names, page, _ = report(results, verdicts, tmp_path, overlap=overlap)
+    names, page, _ = report(results, verdicts, tmp_path, sources=Sources(overlap=overlap))
     stems = {name.removesuffix(".png") for name in names if name.endswith(".png")}
     assert stems == {"heatmap-n=8", "heatmap-n=16", "heatmap-n=64", "heatmaps", "scaling", "overlap-n=8"}
     told = page.split("## Figures that are not drawn")[1].strip().splitlines()
