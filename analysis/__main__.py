@@ -1,4 +1,4 @@
-"""Command line: `python -m analysis report` writes figures and tables, `python -m analysis compare` one difference."""
+"""Command line: `python -m analysis report` writes figures and tables, `findings` answers."""
 
 import argparse
 import sys
@@ -9,6 +9,7 @@ from pathlib import Path
 from analysis.candidate_sets import load_boundaries, load_candidate_sets
 from analysis.comparability import check_comparable
 from analysis.compare import compare
+from analysis.findings import findings_section, load_findings, print_findings
 from analysis.hub_files import load_difficulty, load_gamed
 from analysis.load import load_answers, load_overlap, load_results, load_verdicts
 from analysis.rankings import load_rankings
@@ -16,6 +17,7 @@ from analysis.regressions import load_regressions
 from analysis.report import LengthInputs, load_details, replace, watch, write_report
 from analysis.rounds import rounds
 from analysis.stores import Reading
+from analysis.tables import spreadsheet_safe
 from analysis.unlearning import load_changes
 from harness.errors import PrefsweepError
 
@@ -27,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 with one line on stderr when there is nothing to report."""
     options = _parser().parse_args(arguments)
     try:
-        print(options.run(options))
+        if said := options.run(options):
+            print(said)
     except PrefsweepError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -65,6 +68,19 @@ def _compare(options: argparse.Namespace) -> str:
 def _rounds(options: argparse.Namespace) -> str:
     _check_store(options.store)
     return rounds(options.store, options.sweep)
+
+
+def _findings(options: argparse.Namespace) -> str:
+    _check_store(options.store)
+    found = load_findings(options.store, options.sweep)
+    print_findings(found)
+    if options.out is None:
+        return ""
+    options.out.mkdir(parents=True, exist_ok=True)
+    text = "\n\n".join(findings_section(found))
+    replace(options.out / "findings.md", f"{text}\n")
+    replace(options.out / "findings.csv", spreadsheet_safe(found).to_csv(index=False))
+    return f"wrote findings.md and findings.csv into {options.out}"
 
 
 def report(
@@ -156,7 +172,10 @@ def _parser() -> argparse.ArgumentParser:
     other.set_defaults(run=_compare)
     third = commands.add_parser("rounds", help="what each round gains, and on-policy over static data, with intervals")
     third.set_defaults(run=_rounds)
-    for each in (command, other, third):
+    fourth = commands.add_parser("findings", help="what the sweep says about published claims, with intervals")
+    fourth.add_argument("--out", type=Path, metavar="DIR", help="also write findings.md and findings.csv there")
+    fourth.set_defaults(run=_findings)
+    for each in (command, other, third, fourth):
         each.add_argument(
             "--store", type=Path, default=Path("store"), metavar="DIR", help="the store of the sweep (default: ./store)"
         )

@@ -12,12 +12,14 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from analysis.beside import mean_interval
 from analysis.estimates import comparison_columns
 from analysis.load import read_beside
 from analysis.schema import PAIR, plain
-from analysis.statistics import CONSTRUCTION, TWO_SEEDS, Interval, within_slope
+from analysis.statistics import CONSTRUCTION, LEAST_SEEDS, TWO_SEEDS, Contrast, Interval, within_slope
+from analysis.statistics.means import mean_interval as student_interval
 from analysis.tables import cell_name, markdown_safe, markdown_table
 from harness.store import Store
 
@@ -57,12 +59,7 @@ def load_changes(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
 
 def unlearning_cells(cells: pd.DataFrame, changes: pd.DataFrame) -> pd.DataFrame:
     """One row per cell with changes and measure: `cell` (row label), `measure`, and the fields of an Interval."""
-    known = {str(name): frame for name, frame in changes.groupby("result", sort=False)}
-    tables = {
-        int(str(label)): _table([known[name] for name in names if name in known])
-        for label, names in zip(cells.index, cells["results"], strict=True)
-        if any(name in known for name in names)
-    }
+    tables = _tables(cells, changes)
     rows = []
     for label, table in tables.items():
         intervals = _measures(table)
@@ -71,6 +68,24 @@ def unlearning_cells(cells: pd.DataFrame, changes: pd.DataFrame) -> pd.DataFrame
             intervals["slope_less_plain"] = _slope(_less(table, tables[baseline]))
         rows += [{"cell": label, "measure": name, **asdict(found)} for name, found in intervals.items()]
     return pd.DataFrame(rows, columns=["cell", "measure", *Interval.__dataclass_fields__])
+
+
+def less_plain(cells: pd.DataFrame, changes: pd.DataFrame) -> dict[tuple[int, int], pd.DataFrame]:
+    """Changes of each reward-augmented cell less those of the same pairs without goals, by both row labels.
+
+    Of each as many seeds as both have, so that the spread between seeds is that of the differences.
+    """
+    tables = _tables(cells, changes)
+    both = {(label, plain): tables[plain] for label in tables if (plain := _plain(cells, label)) in tables}
+    found = {}
+    for (label, plain), other in both.items():
+        seeds = min(len(_seeds(tables[label])), len(_seeds(other)))
+        found[label, plain] = _less(_first(tables[label], seeds), _first(other, seeds))
+    return found
+
+
+def _first(table: pd.DataFrame, seeds: int) -> pd.DataFrame:
+    return table.drop(columns=_seeds(table)[seeds:])
 
 
 def unlearning_frame(cells: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
@@ -90,6 +105,16 @@ def unlearning_section(cells: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
         shown = {text: _shown(own.loc[name]) if name in own.index else "" for name, text in MEASURES.items()}
         lines.append({"cell": _name(cells, label), **shown})
     return ["## Unlearning", markdown_safe(EXPLANATION), markdown_table(pd.DataFrame(lines))]
+
+
+def _tables(cells: pd.DataFrame, changes: pd.DataFrame) -> dict[int, pd.DataFrame]:
+    """Changes of each cell that has any, by its row label."""
+    known = {str(name): frame for name, frame in changes.groupby("result", sort=False)}
+    return {
+        int(str(label)): _table([known[name] for name in names if name in known])
+        for label, names in zip(cells.index, cells["results"], strict=True)
+        if any(name in known for name in names)
+    }
 
 
 def _table(seeds: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -129,20 +154,44 @@ def _measures(table: pd.DataFrame) -> dict[str, Interval]:
     }
 
 
-def _slope(table: pd.DataFrame) -> Interval:
+def _slope(table: pd.DataFrame, level: float = 0.95) -> Interval:
     """Slope of the seeds' mean change; several seeds add Student's t over their own slopes, in squares."""
-    reward, prompts = table["reward"].to_numpy(float), table.index.get_level_values("prompt_id").to_numpy()
-    seeds = [table[name].to_numpy(float) for name in _seeds(table)]
-    interval = within_slope(reward, np.mean(seeds, axis=0), prompts)
-    if len(seeds) == 1 or isnan(interval.low):
+    interval, over = _parts(table, level)
+    if over is None or isnan(interval.low):
         return interval
-    slopes = np.array([[within_slope(reward, one, prompts).estimate for one in seeds]])
-    over = mean_interval(slopes)  # the seeds as what is drawn
-    scope = CONSTRUCTION if len(seeds) >= 3 else TWO_SEEDS
+    seeds = len(_seeds(table))
+    scope = CONSTRUCTION if seeds >= LEAST_SEEDS else TWO_SEEDS
     half = hypot(interval.high - interval.estimate, 0.0 if isnan(over.low) else over.high - over.estimate)
     method = f"{interval.method}, joined with Student t over training seeds"
     low, high = interval.estimate - half, interval.estimate + half
     return replace(interval, low=low, high=high, scope=scope, method=method)
+
+
+def _parts(table: pd.DataFrame, level: float) -> tuple[Interval, Interval | None]:
+    """The slope over prompts, and over training seeds where there are several."""
+    reward, prompts = table["reward"].to_numpy(float), table.index.get_level_values("prompt_id").to_numpy()
+    seeds = [table[name].to_numpy(float) for name in _seeds(table)]
+    interval = within_slope(reward, np.mean(seeds, axis=0), prompts, level=level)
+    if len(seeds) == 1:
+        return interval, None
+    # Here the seeds are what is drawn.
+    slopes = np.array([within_slope(reward, one, prompts).estimate for one in seeds])
+    return interval, student_interval(slopes, level=level)
+
+
+def slope_contrast(table: pd.DataFrame, *, level: float = 0.95) -> Contrast:
+    """The slope of differences (`less_plain`) with what prompts and seeds add to its error; `n` counts prompts."""
+    over_prompts, over_seeds = _parts(table, level)
+    seeds, prompts = len(_seeds(table)), int(table.index.get_level_values("prompt_id").nunique())
+    critical = float(special.ndtri((1 + level) / 2))
+    return Contrast(
+        interval=replace(_slope(table, level), n=prompts if over_prompts.n else 0),
+        critical=critical,
+        paired=((over_prompts.high - over_prompts.estimate) / critical) ** 2,
+        noise=0.0,
+        between=0.0 if over_seeds is None else ((over_seeds.high - over_seeds.estimate) / critical) ** 2,
+        seeds=seeds,
+    )
 
 
 def _plain(cells: pd.DataFrame, label: int) -> int | None:

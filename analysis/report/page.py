@@ -19,11 +19,12 @@ from analysis.beside_report import beside_table
 from analysis.estimates import comparison_columns
 from analysis.report.details import EXAMPLES, LONGEST_TEXT, Detail
 from analysis.report.drawings import Drawn
-from analysis.report.panels import Panel, Provenance, heading
+from analysis.report.panels import Panel, Provenance
 from analysis.report.sections import Section
 from analysis.report.untrusted import script_json, visible
 from analysis.report.vector import inline
 from analysis.schema import configuration_columns, plain
+from analysis.settings import heading
 from analysis.tables import cell_names, cell_table, points_text
 
 MOST_SHOWN: Final = 2

@@ -16,6 +16,12 @@ from analysis.statistics.comparisons import (
     simultaneous_intervals,
     simultaneous_level,
 )
+from analysis.statistics.contrasts import (
+    LEAST_SEEDS,
+    Contrast,
+    contrasts,
+    detectable,
+)
 from analysis.statistics.intervals import (
     BOOTSTRAP_EVENTS,
     BOOTSTRAP_ROWS,
@@ -60,11 +66,13 @@ __all__ = [
     "CLUSTERED",
     "CONSTRUCTION",
     "GUARDED",
+    "LEAST_SEEDS",
     "PERCENTILE",
     "SCORE",
     "SCORE_EVENTS",
     "THESE_MODELS",
     "TWO_SEEDS",
+    "Contrast",
     "Estimate",
     "Floats",
     "Grid",
@@ -73,6 +81,8 @@ __all__ = [
     "baseline_differences",
     "bootstrap_interval",
     "compare_with_best",
+    "contrasts",
+    "detectable",
     "discrete_win_rate",
     "guarded_interval",
     "make_grid",

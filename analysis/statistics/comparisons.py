@@ -53,6 +53,8 @@ class Grid:
     """Training seeds of each experiment."""
     seed_variance: float
     """Of a win rate between training seeds, pooled; 0 where no experiment has several."""
+    noise: float
+    """Variance of a win rate between training seeds that single preferences bring about, pooled likewise."""
     degrees: float
     """Degrees of freedom of `seed_variance`: what the noise in it leaves of seeds less experiments; 0 without seeds."""
     excluded: int
@@ -88,6 +90,7 @@ def make_grid(cells: Mapping[Any, pd.DataFrame], experiments: Mapping[Any, Hasha
     spare = sum(variance.seeds - 1 for variance in variances)
     pooled = sum(variance.excess * (variance.seeds - 1) for variance in variances) / max(spare, 1)
     between = sum(variance.between * (variance.seeds - 1) for variance in variances) / max(spare, 1)
+    noise = sum(variance.residual * (variance.seeds - 1) for variance in variances) / max(spare, 1)
     # The excess is a difference of two estimates, and as uncertain as the larger of them (Satterthwaite).
     sure = (max(0.0, pooled) / between) ** 2 if between > 0 else 1.0
     place = {first[group]: number for number, group in enumerate(groups[name] for name in names)}
@@ -97,6 +100,7 @@ def make_grid(cells: Mapping[Any, pd.DataFrame], experiments: Mapping[Any, Hasha
         means=np.stack([table.mean(axis=0) for table in tables], axis=1) if tables else np.zeros((0, 0)),
         seeds=np.array([len(table) for table in tables], dtype=np.int64),
         seed_variance=max(0.0, pooled),
+        noise=noise,
         degrees=max(1.0, spare * sure) if spare else 0.0,
         excluded=len(shared) - len(kept),
     )
@@ -121,7 +125,7 @@ def simultaneous_intervals(
         ]
         return _by_cell(grid, [replace(interval, method=f"{method}, {interval.method}") for interval in own])
     contrasts = np.eye(len(grid.names))
-    errors, critical = _critical(grid, contrasts, _draw(grid, draws, seed), level=level)
+    errors, critical = errors_and_critical(grid, contrasts, draw_errors(grid, draws, seed), level=level)
     half = critical * errors
     return _by_cell(grid, [_interval(grid, *ends, method, level) for ends in _ends(grid.rates, half, 0.0)])
 
@@ -140,7 +144,7 @@ def baseline_differences(
     place = grid.experiment[baseline]
     contrasts = np.eye(len(grid.names))
     contrasts[place] -= 1
-    errors, critical = _critical(grid, contrasts, _draw(grid, draws, seed), level=level)
+    errors, critical = errors_and_critical(grid, contrasts, draw_errors(grid, draws, seed), level=level)
     method = WITH_A_BASELINE.format(len(grid.names) - 1)
     differences = grid.rates - grid.rates[place]
     ends = _ends(differences, critical * errors, -1.0)
@@ -160,11 +164,11 @@ def compare_with_best(
         return _no_intervals(grid, level)
     rates = grid.rates
     apart = rates[:, None] - rates[None, :]
-    margin, drawn = np.zeros((count, count)), _draw(grid, draws, seed)
+    margin, drawn = np.zeros((count, count)), draw_errors(grid, draws, seed)
     for place in range(count):
         contrasts = -np.eye(count)
         contrasts[place] += 1
-        errors, critical = _critical(grid, contrasts, drawn, level=level, sides=1)
+        errors, critical = errors_and_critical(grid, contrasts, drawn, level=level, sides=1)
         margin[place] = critical * errors
     others = ~np.eye(count, dtype=bool)
     upper = np.minimum(1.0, apart + margin)
@@ -190,7 +194,7 @@ def ranked_first(grid: Grid, *, draws: int = 10_000, seed: int = 0) -> dict[Hash
     """
     if 0 in grid.means.shape:
         return dict.fromkeys(grid.experiment, float("nan"))
-    rates = grid.rates + _draw(grid, draws, seed).errors
+    rates = grid.rates + draw_errors(grid, draws, seed).errors
     # To a billionth: equal sums in another order of the rows are a tie.
     highest = np.round(rates, 9) == np.round(rates.max(axis=1, keepdims=True), 9)
     shares = (highest / highest.sum(axis=1, keepdims=True)).mean(axis=0)
@@ -224,7 +228,7 @@ def simultaneous_level(table: Floats, *, level: float = 0.95, draws: int = 10_00
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Draws:
+class Draws:
     """Random deviations of a grid's win rates."""
 
     errors: Floats
@@ -233,18 +237,20 @@ class _Draws:
     """[draws x 1]: the estimate of the seeds' variance, as a multiple of it, by chi squared."""
 
 
-def _draw(grid: Grid, draws: int, seed: int) -> _Draws:
+def draw_errors(grid: Grid, draws: int, seed: int) -> Draws:
     rows = len(grid.means)
     errors = np.asarray(resamples(rows, draws, seed) @ (grid.means - grid.rates) / rows, dtype=np.float64)
     if grid.seed_variance == 0:
-        return _Draws(errors=errors, known=np.ones((draws, 1)))
+        return Draws(errors=errors, known=np.ones((draws, 1)))
     generator = np.random.default_rng([seed, 1])
     noise = generator.standard_normal(errors.shape) * np.sqrt(grid.seed_variance / grid.seeds)
     known = generator.chisquare(grid.degrees, (draws, 1)) / grid.degrees
-    return _Draws(errors=errors + noise, known=known)
+    return Draws(errors=errors + noise, known=known)
 
 
-def _critical(grid: Grid, contrasts: Floats, drawn: _Draws, *, level: float, sides: int = 2) -> tuple[Floats, float]:
+def errors_and_critical(
+    grid: Grid, contrasts: Floats, drawn: Draws, *, level: float, sides: int = 2
+) -> tuple[Floats, float]:
     """Standard errors of `contrasts` [experiments x contrasts] of the win rates, and the |t| that all stay below.
 
     Verdicts that do not vary in a sample are in doubt all the same: no error is below `LEAST_ERROR`, and |t| not below

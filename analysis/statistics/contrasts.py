@@ -1,0 +1,151 @@
+"""Contrasts of win rates: weighted sums over a grid's cells whose intervals hold together, and what they lack.
+
+A claim about a grid, such as that win rates fall with n, is one: weights that sum to zero.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, inf, isfinite, isnan, nan, sqrt
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from analysis.statistics.comparisons import Grid, draw_errors, errors_and_critical
+from analysis.statistics.intervals import CONSTRUCTION, THESE_MODELS, TWO_SEEDS, Floats, Interval, nothing
+
+TOGETHER: Final = "max-t over {} contrasts"
+
+LEAST_SEEDS: Final = 3
+"""Training seeds of every cell from which an interval speaks about the construction."""
+
+POWER: Final = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """A weighted sum of win rates with its interval, and where its error comes from."""
+
+    interval: Interval
+    critical: float = nan
+    """Standard errors from the estimate to either end."""
+    paired: float = nan
+    """Variance over instructions that further seeds do not lessen."""
+    noise: float = nan
+    """Variance over instructions that further seeds do lessen: single preferences."""
+    between: float = nan
+    """Variance between training seeds."""
+    seeds: int = 0
+    """Training seeds of the cell that has the fewest."""
+
+    def needed_instructions(self, power: float = POWER) -> float:
+        """Instructions with which the interval would leave zero out at `power`, with these seeds and if the estimate
+        is the truth; infinite where instructions alone do not suffice, NaN where nothing is known."""
+        if self.seeds < LEAST_SEEDS:
+            return nan if self.interval.n == 0 else inf
+        return _times(self.interval.n, self.paired + self.noise, self._bearable(power) - self.between)
+
+    def needed_seeds(self, power: float = POWER) -> float:
+        """Training seeds of each cell likewise, with these instructions; at least `LEAST_SEEDS`. Of one seed it is not
+        known what the others would differ by, and `LEAST_SEEDS` is a beginning."""
+        if self.seeds <= 1:
+            return nan if self.interval.n == 0 else LEAST_SEEDS
+        found = _times(self.seeds, self.noise + self.between, self._bearable(power) - self.paired)
+        return nan if isnan(found) else max(found, LEAST_SEEDS)
+
+    def _bearable(self, power: float) -> float:
+        """The variance at which the estimate would be told from zero."""
+        return float((self.interval.estimate / (self.critical + special.ndtri(power))) ** 2)
+
+
+def contrasts(
+    grid: Grid,
+    weights: Sequence[Mapping[Hashable, float]],
+    *,
+    level: float = 0.95,
+    draws: int = 4_000,
+    seed: int = 0,
+) -> list[Contrast]:
+    """Sums of the grid's win rates, each with the weights of some cells, in intervals that hold together at `level`.
+
+    The weights of a contrast sum to zero. Instructions are resampled, training seeds drawn from a normal of the grid's
+    pooled variance; the |t| that all stay below becomes Student's with the instructions' degrees of freedom, since the
+    resampled errors know nothing of their spread's own error.
+
+    Raises:
+        ValueError: weights of a cell that is not in the grid, that do not sum to zero, or that cancel out.
+    """
+    if not weights:
+        return []
+    table = np.stack([_weights(grid, own) for own in weights], axis=1)
+    rows = len(grid.means)
+    if rows < 2:
+        few = nothing("fewer than two instructions that all cells were judged on", level=level, excluded=grid.excluded)
+        return [Contrast(interval=few) for _ in weights]
+    # As differences of two weighted means, whose least error is that of a difference and whose ends are -1 and 1.
+    scale = np.abs(table).sum(axis=0) / 2
+    scaled = table / scale
+    errors, normal = errors_and_critical(grid, scaled, draw_errors(grid, draws, seed), level=level)
+    critical = float(-special.stdtrit(rows - 1, special.ndtr(-normal)))
+    over_instructions = (grid.means @ scaled).var(axis=0, ddof=1) / rows
+    squares = np.square(scaled)
+    noise = np.minimum((grid.noise / grid.seeds) @ squares, over_instructions)
+    between = (grid.seed_variance / grid.seeds) @ squares
+    # What the floor of the error adds.
+    least = np.maximum(0.0, np.square(errors) - over_instructions - between)
+    found = []
+    for place, factor in enumerate(scale):
+        fewest = int(grid.seeds[table[:, place] != 0].min())
+        estimate, half = float(grid.rates @ scaled[:, place]), critical * float(errors[place])
+        low, high = max(-1.0, estimate - half), min(1.0, estimate + half)
+        interval = Interval(
+            estimate=float(factor) * estimate,
+            low=float(factor) * low,
+            high=float(factor) * high,
+            method=TOGETHER.format(len(weights)),
+            n=rows,
+            scope={1: THESE_MODELS, 2: TWO_SEEDS}.get(fewest, CONSTRUCTION),
+            level=level,
+            excluded=grid.excluded,
+        )
+        found.append(
+            Contrast(
+                interval=interval,
+                critical=critical,
+                paired=float(factor**2 * (over_instructions[place] - noise[place] + least[place])),
+                noise=float(factor**2 * noise[place]),
+                between=float(factor**2 * between[place]),
+                seeds=fewest,
+            )
+        )
+    return found
+
+
+def detectable(contrast: Contrast, *, level: float = 0.95, power: float = POWER) -> float:
+    """The size that one contrast, chosen beforehand, finds at `power`, with this one's error; as
+    `smallest_detectable_difference` is of two cells."""
+    error = sqrt(contrast.paired + contrast.noise + contrast.between)
+    return float(special.ndtri((1 + level) / 2) + special.ndtri(power)) * error
+
+
+def _weights(grid: Grid, weights: Mapping[Hashable, float]) -> Floats:
+    """Weights [experiments] of the cells' experiments."""
+    found: npt.NDArray[np.float64] = np.zeros(len(grid.names))
+    for cell, weight in weights.items():
+        if cell not in grid.experiment:
+            raise ValueError(f"{cell!r} is no cell of the grid; there are: {', '.join(map(str, grid.experiment))}")
+        found[grid.experiment[cell]] += weight
+    found[np.abs(found) < 1e-12] = 0.0
+    if abs(found.sum()) > 1e-9:
+        raise ValueError(f"the weights of a contrast sum to zero, got {found.sum():g}")
+    if not found.any():
+        raise ValueError("the weights cancel out: what is compared is one experiment")
+    return found
+
+
+def _times(count: int, variance: float, bearable: float) -> float:
+    """`count`, as many times as makes `variance` bearable; infinite where nothing does."""
+    if not isfinite(bearable):
+        return nan
+    return max(1, ceil(count * variance / bearable)) if bearable > 0 else inf
