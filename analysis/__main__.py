@@ -9,12 +9,13 @@ from pathlib import Path
 from analysis.candidate_sets import load_boundaries, load_candidate_sets
 from analysis.comparability import check_comparable
 from analysis.compare import compare
-from analysis.findings import findings_section, load_findings, print_findings
+from analysis.findings import find, findings_section, load_findings, print_findings
 from analysis.hub_files import load_difficulty, load_gamed
 from analysis.load import load_answers, load_overlap, load_results, load_verdicts
 from analysis.rankings import load_rankings
 from analysis.regressions import load_regressions
 from analysis.report import LengthInputs, load_details, replace, watch, write_report
+from analysis.rounds import load_boundaries as load_boundaries_of_rounds
 from analysis.rounds import rounds
 from analysis.stores import Reading
 from analysis.tables import spreadsheet_safe
@@ -109,6 +110,7 @@ def report(
         check_comparable(results, "--together")
     provenance = {"sweep": sweep} if sweep else {}
     made = provenance | results.attrs.get("provenance", {})
+    changes = load_changes(opened.root, sweep)
     paths = write_report(
         results,
         load_verdicts(opened, sweep),
@@ -117,8 +119,9 @@ def report(
         regressions=load_regressions(opened.root, sweep),
         rankings=load_rankings(opened.root, sweep),
         candidate_sets=(load_candidate_sets(opened.root, sweep), load_boundaries(opened.root, sweep)),
-        changes=load_changes(opened.root, sweep),
+        changes=changes,
         details=partial(load_details, opened, sweep),
+        findings=partial(find, changes=changes, on_share=load_boundaries_of_rounds(opened, sweep)),
         provenance=made,
         length_control=length_control,
         refresh=refresh,

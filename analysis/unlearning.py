@@ -12,14 +12,20 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
 from analysis.beside import mean_interval
 from analysis.estimates import comparison_columns
 from analysis.load import read_beside
 from analysis.schema import PAIR, plain
-from analysis.statistics import CONSTRUCTION, LEAST_SEEDS, TWO_SEEDS, Contrast, Interval, within_slope
-from analysis.statistics.means import mean_interval as student_interval
+from analysis.statistics import (
+    CONSTRUCTION,
+    TWO_SEEDS,
+    Contrast,
+    Interval,
+    crossed_contrast,
+    slope_shares,
+    within_slope,
+)
 from analysis.tables import cell_name, markdown_safe, markdown_table
 from harness.store import Store
 
@@ -154,44 +160,31 @@ def _measures(table: pd.DataFrame) -> dict[str, Interval]:
     }
 
 
-def _slope(table: pd.DataFrame, level: float = 0.95) -> Interval:
+def _slope(table: pd.DataFrame) -> Interval:
     """Slope of the seeds' mean change; several seeds add Student's t over their own slopes, in squares."""
-    interval, over = _parts(table, level)
-    if over is None or isnan(interval.low):
+    reward, prompts = table["reward"].to_numpy(float), table.index.get_level_values("prompt_id").to_numpy()
+    seeds = [table[name].to_numpy(float) for name in _seeds(table)]
+    interval = within_slope(reward, np.mean(seeds, axis=0), prompts)
+    if len(seeds) == 1 or isnan(interval.low):
         return interval
-    seeds = len(_seeds(table))
-    scope = CONSTRUCTION if seeds >= LEAST_SEEDS else TWO_SEEDS
+    slopes = np.array([[within_slope(reward, one, prompts).estimate for one in seeds]])
+    over = mean_interval(slopes)  # the seeds as what is drawn
+    scope = CONSTRUCTION if len(seeds) >= 3 else TWO_SEEDS
     half = hypot(interval.high - interval.estimate, 0.0 if isnan(over.low) else over.high - over.estimate)
     method = f"{interval.method}, joined with Student t over training seeds"
     low, high = interval.estimate - half, interval.estimate + half
     return replace(interval, low=low, high=high, scope=scope, method=method)
 
 
-def _parts(table: pd.DataFrame, level: float) -> tuple[Interval, Interval | None]:
-    """The slope over prompts, and over training seeds where there are several."""
-    reward, prompts = table["reward"].to_numpy(float), table.index.get_level_values("prompt_id").to_numpy()
-    seeds = [table[name].to_numpy(float) for name in _seeds(table)]
-    interval = within_slope(reward, np.mean(seeds, axis=0), prompts, level=level)
-    if len(seeds) == 1:
-        return interval, None
-    # Here the seeds are what is drawn.
-    slopes = np.array([within_slope(reward, one, prompts).estimate for one in seeds])
-    return interval, student_interval(slopes, level=level)
-
-
 def slope_contrast(table: pd.DataFrame, *, level: float = 0.95) -> Contrast:
-    """The slope of differences (`less_plain`) with what prompts and seeds add to its error; `n` counts prompts."""
-    over_prompts, over_seeds = _parts(table, level)
-    seeds, prompts = len(_seeds(table)), int(table.index.get_level_values("prompt_id").nunique())
-    critical = float(special.ndtri((1 + level) / 2))
-    return Contrast(
-        interval=replace(_slope(table, level), n=prompts if over_prompts.n else 0),
-        critical=critical,
-        paired=((over_prompts.high - over_prompts.estimate) / critical) ** 2,
-        noise=0.0,
-        between=0.0 if over_seeds is None else ((over_seeds.high - over_seeds.estimate) / critical) ** 2,
-        seeds=seeds,
-    )
+    """The slope of differences (`less_plain`), with prompts and training seeds crossed; `n` counts prompts.
+
+    Every prompt's share in the slope is one value for each seed, so that the error is the cluster-robust one, with what
+    the seeds add to it. `_slope` of the same adds up both without taking their common part out, and is longer.
+    """
+    reward, prompts = table["reward"].to_numpy(float), table.index.get_level_values("prompt_id").to_numpy()
+    shares = slope_shares(reward, table[_seeds(table)].to_numpy(float).T, prompts)
+    return crossed_contrast(shares, level=level)
 
 
 def _plain(cells: pd.DataFrame, label: int) -> int | None:

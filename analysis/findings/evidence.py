@@ -62,18 +62,13 @@ class Block:
     asked: list[Asked] = field(default_factory=list)
     silent: list[Silent] = field(default_factory=list)
 
-    @property
-    def count(self) -> int:
-        """Contrasts, each of which could go wrong."""
-        return sum(len(one.weights) for one in self.asked)
-
     def contrasts(self, table: pd.DataFrame, *, level: float, draws: int, seed: int) -> list[list[Contrast]]:
         """The contrasts of each of `asked`, whose intervals hold together at `level`."""
         if not self.asked:
             return []
         used = sorted({label for one in self.asked for label in one.cells})
         grid = grid_of(self.cells.loc[used], table)
-        weights: list[Mapping[Hashable, float]] = [dict(own) for one in self.asked for own in one.weights]
+        weights = [own for one in self.asked for own in one.weights]
         found = iter(contrasts(grid, weights, level=level, draws=draws, seed=seed))
         return [[next(found) for _ in one.weights] for one in self.asked]
 
@@ -162,7 +157,7 @@ def _ask_of_rounds(block: Block, setting: Setting, on_share: pd.DataFrame) -> No
     """Add on-policy less static data, of models that begin from the same policy, by the stage that this is in."""
     pairs: dict[tuple[Claim, str], list[tuple[int, int]]] = {}
     notes: dict[tuple[Claim, str], dict[str, None]] = {}
-    known = _families(block.cells)
+    known = _families(block.cells) if _uses_candidates(block.cells) else []
     for on in (family for family in known if family.path[-1] == "on_policy"):
         for off in known:
             if off.path != (*on.after, "static") or not on.fits(off):

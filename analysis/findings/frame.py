@@ -1,8 +1,8 @@
 """The frame of findings: one row per claim and setting that was looked at.
 
-Every contrast of a sweep is one chance to claim what is not so. The intervals of one block of comparable cells hold
-together by max-t; blocks share the error by their number of contrasts (Bonferroni), so that all intervals of a sweep
-hold together at the level, and a verdict is read off from its interval.
+Every test of a sweep is one chance to claim what is not so. The intervals of one block of comparable cells hold
+together by max-t; blocks share the error by their number of tests (Bonferroni), so that all intervals of a sweep hold
+together at the level, and a verdict is read off from its interval.
 """
 
 from collections.abc import Iterator, Sequence
@@ -123,15 +123,15 @@ def find(
     """`findings` of cells and preferences that are estimated already (`analysis.estimates`)."""
     found = blocks(cells, table, pd.DataFrame(columns=["result", "stage"]) if on_share is None else on_share)
     slopes = {} if changes is None else less_plain(cells, changes)
-    total = sum(block.count for block in found) + len(slopes)
+    total = sum(len(block.asked) for block in found) + len(slopes)
     answers: list[_Answer] = []
     for block in found:
-        share = (1 - level) * block.count / max(total, 1)
+        share = (1 - level) * len(block.asked) / max(total, 1)
         several = block.contrasts(table, level=1 - share, draws=draws, seed=seed)
         answers += [_of_win_rates(one, own, block.cells) for one, own in zip(block.asked, several, strict=True)]
     for both, slope in slopes.items():
         contrast = slope_contrast(slope, level=1 - (1 - level) / total)
-        answers.append(_of_unlearning(cells.loc[list(both)], contrast))
+        answers.append(_of_unlearning(cells, both, contrast))
     rows = [_row(answer, total, level) for answer in answers]
     silent = [one for block in found for one in block.silent]
     return _framed([*rows, *_not_tested(silent, {answer.claim for answer in answers})])
@@ -144,11 +144,12 @@ def _of_win_rates(asked: Asked, several: Sequence[Contrast], cells: pd.DataFrame
     )
 
 
-def _of_unlearning(both: pd.DataFrame, contrast: Contrast) -> _Answer:
+def _of_unlearning(cells: pd.DataFrame, both: tuple[int, int], contrast: Contrast) -> _Answer:
     """Of a reward-augmented cell, the first, and of the same pairs without goals."""
-    setting = {"cell": cell_name(both.iloc[0], both)}
-    sizes = sorted(set(both["n"].dropna().astype(float)))
-    return _Answer(claim=UNLEARNS, setting=setting, several=[contrast], cells=both, sizes=sizes, judged=False)
+    own = cells.loc[list(both)]
+    setting = {"cell": cell_name(own.iloc[0], cells)}
+    sizes = sorted(set(own["n"].dropna().astype(float)))
+    return _Answer(claim=UNLEARNS, setting=setting, several=[contrast], cells=own, sizes=sizes, judged=False)
 
 
 def _row(answer: _Answer, total: int, level: float) -> dict[str, Any]:
@@ -159,7 +160,7 @@ def _row(answer: _Answer, total: int, level: float) -> dict[str, Any]:
     low, high = (min(getattr(one.interval, end) for one in answer.several) for end in ("low", "high"))
     verdict = _verdict(claim, low, high, min(one.seeds for one in answer.several))
     instructions, seeds = _needed(answer.several, least) if verdict == CANNOT_TELL else (nan, nan)
-    method = f"{least.interval.method}; one of {total} contrasts that hold together at {100 * level:g} %"
+    method = f"{least.interval.method}; one of {total} tests that hold together at {100 * level:g} %"
     return {
         **_stated(claim),
         "setting": heading(answer.setting),

@@ -14,11 +14,11 @@ from analysis.schema import plain, strip_control
 from analysis.tables import markdown_safe, markdown_table
 
 EXPLANATION: Final = (
-    "An effect is a weighted sum of win rates over cells that share all else, in the unit beside it. The intervals of all tests "
-    "of this table hold together at 95 %: where nothing is different, some verdict is wrong in at most 5 % of such "
-    "sweeps. Claims are about constructions, so that with fewer than three training seeds they are neither supported "
-    "nor contradicted. What would tell is for 80 % power, if the estimate is the truth; it is as uncertain as that. "
-    "The claims are published, their statistics are ours."
+    "An effect is a weighted sum of win rates over cells that share all else, in the unit beside it. The intervals of "
+    "all tests of this table hold together at 95 %: where nothing is different, some verdict is wrong in at most 5 % "
+    "of such sweeps. Claims are about constructions, so that with fewer than three training seeds they are neither "
+    "supported nor contradicted. What would tell is for 80 % power, if the estimate is the truth; it is as uncertain "
+    "as that. The claims are published, their statistics are ours."
 )
 
 OUT_OF_REACH: Final = 100_000

@@ -18,9 +18,8 @@ from analysis.beside import near_constant
 from analysis.estimates import comparison_columns, detectable_difference
 from analysis.figures import figure_of, pair_heatmap, save, scaling_curve
 from analysis.overoptimisation import overoptimisation, overoptimisation_points
-from analysis.report.panels import Provenance
+from analysis.report.panels import Provenance, Setting, heading, split
 from analysis.schema import PAIR, plain, was_imported
-from analysis.settings import Setting, heading, split
 
 COLUMN: Final = 3.4
 """Width in inches of the figures on the page, which a phone can show; the files have a page's width."""

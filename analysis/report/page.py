@@ -19,12 +19,11 @@ from analysis.beside_report import beside_table
 from analysis.estimates import comparison_columns
 from analysis.report.details import EXAMPLES, LONGEST_TEXT, Detail
 from analysis.report.drawings import Drawn
-from analysis.report.panels import Panel, Provenance
+from analysis.report.panels import Panel, Provenance, heading
 from analysis.report.sections import Section
 from analysis.report.untrusted import script_json, visible
 from analysis.report.vector import inline
 from analysis.schema import configuration_columns, plain
-from analysis.settings import heading
 from analysis.tables import cell_names, cell_table, points_text
 
 MOST_SHOWN: Final = 2
@@ -51,6 +50,8 @@ class Content:
     opening: str
     """Markdown."""
     unfinished: Sequence[Section]
+    findings: Sequence[Section]
+    """At most one; without any where no claim was tested."""
     sections: Sequence[Section]
     comparing: Section
     beside: pd.DataFrame
@@ -84,6 +85,7 @@ def render(content: Content, drawn: Sequence[Drawn], files: Sequence[str]) -> st
         refresh=content.refresh,
         opening=_html(content.opening),
         unfinished=[_shown(section) for section in content.unfinished],
+        findings=[_shown(section) for section in content.findings],
         figures=_figures(drawn),
         columns=list(table.columns),
         rows=table.to_numpy().tolist(),

@@ -7,8 +7,10 @@ from functools import cached_property
 import pandas as pd
 
 from analysis.estimates import comparison_columns, grid_detectable, grid_of
-from analysis.settings import Setting, split
+from analysis.settings import Setting, heading, split
 from analysis.statistics import Grid, Interval, compare_with_best, ranked_first, simultaneous_intervals
+
+__all__ = ["Panel", "Provenance", "Setting", "heading", "panels", "split"]
 
 Provenance = Mapping[str, object] | None
 

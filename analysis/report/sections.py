@@ -9,9 +9,8 @@ import pandas as pd
 from analysis.beside_report import beside_section, warnings_section
 from analysis.captions import detectable_sentence, labels_sentence, methods, scope, steps_sentence
 from analysis.comparability import differences
-from analysis.report.panels import Panel
+from analysis.report.panels import Panel, heading
 from analysis.schema import COMPARABLE
-from analysis.settings import heading
 from analysis.tables import cell_names, cell_table, markdown_safe, markdown_table, points_text
 
 MOST_NAMED: Final = 20

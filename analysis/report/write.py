@@ -15,6 +15,7 @@ from analysis.beside_report import beside_frame, flags, warnings
 from analysis.candidate_sets import candidate_sets_section
 from analysis.captions import provenance_text
 from analysis.estimates import estimate_cells, preference_table, result_intervals
+from analysis.findings import findings_section
 from analysis.length_report import length_controlled_columns, length_section
 from analysis.parallel import ready
 from analysis.rankings import ranking_section, ranking_warnings
@@ -36,6 +37,9 @@ LengthInputs = tuple["pd.Series[float]", pd.DataFrame]
 Details = Callable[[Collection[str]], Mapping[str, Detail]]
 """Details by result, with examples for the results that are given."""
 
+Findings = Callable[[pd.DataFrame, pd.DataFrame], pd.DataFrame]
+"""Findings of cells and preferences, as `analysis.findings.find` makes them."""
+
 MANY_FIGURES: Final = 12
 """Figures from which several processes draw them: each takes a second."""
 
@@ -51,6 +55,7 @@ def write_report(
     candidate_sets: tuple[pd.DataFrame, pd.DataFrame] | None = None,
     changes: pd.DataFrame | None = None,
     details: Details | None = None,
+    findings: Findings | None = None,
     provenance: Provenance = None,
     console: Console | None = None,
     length_control: LengthInputs | None = None,
@@ -61,9 +66,10 @@ def write_report(
     The frames are those of `analysis.schema`, `answers` that of `analysis.answers`, for which there is `beside.csv`;
     scores of `regressions` stand in `regressions.csv`, `rankings` of `analysis.rankings` in `rankings.csv`,
     `candidate_sets` (of `analysis.candidate_sets`: the sets, and the boundaries) in `candidate_sets.csv` and
-    `boundary.csv`, what `changes` (of `analysis.unlearning`) show in `unlearning.csv`, and `details` behind the cells
-    on the page. With `length_control` each result of AlpacaEval 2 also has its length-controlled win rate. `provenance`
-    (sweep, commit, versions) becomes the small print. A page with `refresh` loads itself anew after so many seconds.
+    `boundary.csv`, what `changes` (of `analysis.unlearning`) show in `unlearning.csv`, what `findings` says of
+    published claims in `findings.csv`, and `details` behind the cells on the page. With `length_control` each result of
+    AlpacaEval 2 also has its length-controlled win rate. `provenance` (sweep, commit, versions) becomes the small
+    print. A page with `refresh` loads itself anew after so many seconds.
     Raises PrefsweepError when there are no results, or the frames break their contract.
     """
     check_results(results)
@@ -87,12 +93,17 @@ def write_report(
         numbers += more
         if answers is not None:
             tables["beside.csv"] = beside_frame(cells, beside)
+        answered = list[Section]()
+        if findings is not None:
+            tables["findings.csv"] = findings(cells, table)
+            answered = sections.from_parts(findings_section(tables["findings.csv"]))
         compared = panels(cells, table)
         content = page.Content(
             cells=cells,
             panels=compared,
             opening=sections.opening(cells, compared, beside),
             unfinished=sections.unfinished(cells),
+            findings=answered,
             sections=[*sections.details(cells, compared, beside), *numbers],
             comparing=sections.comparing(cells),
             beside=beside,
@@ -165,6 +176,7 @@ def _of_data(
 def _markdown(content: page.Content, figures: list[Drawn]) -> str:
     """The report as Markdown; figures are named relative to it."""
     parts = ["# Sweep report", content.opening, *(section.markdown for section in content.unfinished)]
+    parts += [section.markdown for section in content.findings]
     parts += ["## Cells", markdown_table(cell_table(content.cells))]
     parts += [section.markdown for section in (*content.sections, content.comparing)]
     names = [figure.drawing.stem for figure in figures]

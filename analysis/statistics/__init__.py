@@ -20,7 +20,7 @@ from analysis.statistics.contrasts import (
     LEAST_SEEDS,
     Contrast,
     contrasts,
-    detectable,
+    crossed_contrast,
 )
 from analysis.statistics.intervals import (
     BOOTSTRAP_EVENTS,
@@ -57,6 +57,7 @@ from analysis.statistics.seeds import (
 )
 from analysis.statistics.slopes import (
     CLUSTERED,
+    slope_shares,
     within_slope,
 )
 
@@ -82,7 +83,7 @@ __all__ = [
     "bootstrap_interval",
     "compare_with_best",
     "contrasts",
-    "detectable",
+    "crossed_contrast",
     "discrete_win_rate",
     "guarded_interval",
     "make_grid",
@@ -97,6 +98,7 @@ __all__ = [
     "seeds_interval",
     "simultaneous_intervals",
     "simultaneous_level",
+    "slope_shares",
     "smallest_detectable_difference",
     "win_rate",
     "win_rate_interval",

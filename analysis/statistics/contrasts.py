@@ -3,19 +3,25 @@
 A claim about a grid, such as that win rates fall with n, is one: weights that sum to zero.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf, isfinite, isnan, nan, sqrt
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
 from analysis.statistics.comparisons import Grid, draw_errors, errors_and_critical
-from analysis.statistics.intervals import CONSTRUCTION, THESE_MODELS, TWO_SEEDS, Floats, Interval, nothing
+from analysis.statistics.intervals import CONSTRUCTION, THESE_MODELS, TWO_SEEDS, Floats, Interval, nothing, tails
+from analysis.statistics.seeds import degrees_of_freedom, seed_variance
 
 TOGETHER: Final = "max-t over {} contrasts"
+UNITS: Final = "Student's t over prompts, cluster-robust"
+CROSSED_UNITS: Final = f"{UNITS}, widened for training seeds by the crossed model (Satterthwaite)"
+
+SCOPES: Final = {1: THESE_MODELS, 2: TWO_SEEDS}
+"""By the training seeds of the cell that has the fewest; more speak about the construction."""
 
 LEAST_SEEDS: Final = 3
 """Training seeds of every cell from which an interval speaks about the construction."""
@@ -61,7 +67,7 @@ class Contrast:
 
 def contrasts(
     grid: Grid,
-    weights: Sequence[Mapping[Hashable, float]],
+    weights: Sequence[Mapping[Any, float]],
     *,
     level: float = 0.95,
     draws: int = 4_000,
@@ -105,7 +111,7 @@ def contrasts(
             high=float(factor) * high,
             method=TOGETHER.format(len(weights)),
             n=rows,
-            scope={1: THESE_MODELS, 2: TWO_SEEDS}.get(fewest, CONSTRUCTION),
+            scope=SCOPES.get(fewest, CONSTRUCTION),
             level=level,
             excluded=grid.excluded,
         )
@@ -122,14 +128,35 @@ def contrasts(
     return found
 
 
-def detectable(contrast: Contrast, *, level: float = 0.95, power: float = POWER) -> float:
-    """The size that one contrast, chosen beforehand, finds at `power`, with this one's error; as
-    `smallest_detectable_difference` is of two cells."""
-    error = sqrt(contrast.paired + contrast.noise + contrast.between)
-    return float(special.ndtri((1 + level) / 2) + special.ndtri(power)) * error
+def crossed_contrast(values: Floats, *, level: float = 0.95) -> Contrast:
+    """The mean of `values` [seeds x units], any real numbers, over training seeds crossed with units.
+
+    As `seeds_interval` of preferences: the variance over units, of the means over seeds, and what seeds add to it, with
+    Student's t of Satterthwaite's degrees of freedom.
+    """
+    seeds, units = values.shape
+    if units < 2 or seeds < 1:
+        return Contrast(interval=nothing("fewer than two units that vary", level=level, excluded=0))
+    variance = seed_variance(values)
+    over_units, between = float(values.mean(axis=0).var(ddof=1)) / units, max(0.0, variance.excess) / seeds
+    noise = min(variance.residual / seeds, over_units)
+    spread = degrees_of_freedom(over_units + between, over_units, units, [variance]) if seeds > 1 else units - 1
+    critical = float(special.stdtrit(spread, tails(level)[1]))
+    estimate, half = float(values.mean()), critical * sqrt(over_units + between)
+    interval = Interval(
+        estimate=estimate,
+        low=estimate - half,
+        high=estimate + half,
+        method=CROSSED_UNITS if seeds > 1 else UNITS,
+        n=units,
+        scope=SCOPES.get(seeds, CONSTRUCTION),
+        level=level,
+    )
+    facts = {"paired": over_units - noise, "noise": noise, "between": between}
+    return Contrast(interval=interval, critical=critical, seeds=seeds, **facts)
 
 
-def _weights(grid: Grid, weights: Mapping[Hashable, float]) -> Floats:
+def _weights(grid: Grid, weights: Mapping[Any, float]) -> Floats:
     """Weights [experiments] of the cells' experiments."""
     found: npt.NDArray[np.float64] = np.zeros(len(grid.names))
     for cell, weight in weights.items():
