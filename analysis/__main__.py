@@ -9,7 +9,7 @@ from pathlib import Path
 from analysis.candidate_sets import load_boundaries, load_candidate_sets
 from analysis.comparability import check_comparable
 from analysis.compare import compare
-from analysis.findings import find, findings_section, load_findings, print_findings
+from analysis.findings import NOT_TESTED, find, findings_section, load_findings, print_findings, untested_list
 from analysis.hub_files import load_difficulty, load_gamed
 from analysis.load import load_answers, load_overlap, load_results, load_verdicts
 from analysis.rankings import load_rankings
@@ -74,11 +74,15 @@ def _rounds(options: argparse.Namespace) -> str:
 def _findings(options: argparse.Namespace) -> str:
     _check_store(options.store)
     found = load_findings(options.store, options.sweep)
+    if found["verdict"].eq(NOT_TESTED).all() and "done" not in set(
+        load_results(options.store, options.sweep)["status"]
+    ):
+        raise PrefsweepError(f"--store {options.store}: no result is judged yet")
     print_findings(found)
     if options.out is None:
         return ""
     options.out.mkdir(parents=True, exist_ok=True)
-    text = "\n\n".join(findings_section(found))
+    text = "\n\n".join(findings_section(found) or ["## Findings", *untested_list(found)])
     replace(options.out / "findings.md", f"{text}\n")
     replace(options.out / "findings.csv", spreadsheet_safe(found).to_csv(index=False))
     return f"wrote findings.md and findings.csv into {options.out}"

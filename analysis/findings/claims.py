@@ -30,6 +30,12 @@ STAGES: Final = "arXiv 2508.10530"
 
 POINTS: Final = "points"
 
+SUPPORTED: Final = "supported"
+CONTRADICTED: Final = "contradicted"
+CANNOT_TELL: Final = "cannot tell"
+NOT_TESTED: Final = "not tested"
+"""The verdicts."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:

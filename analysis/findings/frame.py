@@ -15,7 +15,16 @@ import pandas as pd
 
 from analysis.captions import steps_sentence
 from analysis.estimates import estimate_cells, preference_table
-from analysis.findings.claims import CLAIMS, POINTS, UNLEARNS, Claim
+from analysis.findings.claims import (
+    CANNOT_TELL,
+    CLAIMS,
+    CONTRADICTED,
+    NOT_TESTED,
+    POINTS,
+    SUPPORTED,
+    UNLEARNS,
+    Claim,
+)
 from analysis.findings.evidence import Asked, Silent, blocks
 from analysis.load import load_results, load_verdicts
 from analysis.rounds import load_boundaries
@@ -24,11 +33,6 @@ from analysis.settings import Setting, heading
 from analysis.statistics import LEAST_SEEDS, Contrast
 from analysis.tables import cell_name
 from analysis.unlearning import less_plain, load_changes, slope_contrast
-
-SUPPORTED: Final = "supported"
-CONTRADICTED: Final = "contradicted"
-CANNOT_TELL: Final = "cannot tell"
-NOT_TESTED: Final = "not tested"
 
 FINDINGS: Final[dict[str, str]] = {
     "claim": "name of the claim; one of `CLAIMS`",
@@ -49,6 +53,7 @@ FINDINGS: Final[dict[str, str]] = {
     "instructions_needed": "instructions that would tell with these seeds, at 80 % power, if the estimate is the "
     "truth; infinite where instructions alone would not; NaN where there is a verdict",
     "seeds_needed": "training seeds of each cell that would tell with these instructions, likewise",
+    "times_needed": "times as many of both, instructions and seeds, that would tell, likewise",
     "judge_label": "the judge in words; None where no judge takes part",
     "decoding": "how the answers were decoded, likewise",
     "reference": "what the answers were judged against, likewise",
@@ -57,7 +62,17 @@ FINDINGS: Final[dict[str, str]] = {
 }
 """Columns of the findings."""
 
-_NUMBERS: Final = ("effect", "low", "high", "cells", "seeds", "instructions", "instructions_needed", "seeds_needed")
+_NUMBERS: Final = (
+    "effect",
+    "low",
+    "high",
+    "cells",
+    "seeds",
+    "instructions",
+    "instructions_needed",
+    "seeds_needed",
+    "times_needed",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +174,7 @@ def _row(answer: _Answer, total: int, level: float) -> dict[str, Any]:
     scale = 100.0 if claim.unit.startswith(POINTS) else 1.0
     low, high = (min(getattr(one.interval, end) for one in answer.several) for end in ("low", "high"))
     verdict = _verdict(claim, low, high, min(one.seeds for one in answer.several))
-    instructions, seeds = _needed(answer.several, least) if verdict == CANNOT_TELL else (nan, nan)
+    needed = _needed(answer.several, least) if verdict == CANNOT_TELL else dict.fromkeys(_NEEDED, nan)
     method = f"{least.interval.method}; one of {total} tests that hold together at {100 * level:g} %"
     return {
         **_stated(claim),
@@ -173,8 +188,7 @@ def _row(answer: _Answer, total: int, level: float) -> dict[str, Any]:
         "cells": len(answer.cells),
         "seeds": min(one.seeds for one in answer.several),
         "instructions": least.interval.n,
-        "instructions_needed": instructions,
-        "seeds_needed": seeds,
+        **needed,
         **{name: _one(answer.cells, name) if answer.judged else None for name in _LABELS},
         "method": method,
         "note": "; ".join(filter(None, [_seeds_note(claim, low, high, least), *_notes(answer, least)])),
@@ -202,10 +216,14 @@ def _verdict(claim: Claim, low: float, high: float, seeds: int) -> str:
     return SUPPORTED if _sign(low, high) == claim.expected else CONTRADICTED
 
 
-def _needed(several: Sequence[Contrast], least: Contrast) -> tuple[float, float]:
-    """Instructions, and seeds, that would tell; where the least of several is above zero, tell all of them."""
+_NEEDED: Final = ("instructions_needed", "seeds_needed", "times_needed")
+
+
+def _needed(several: Sequence[Contrast], least: Contrast) -> dict[str, float]:
+    """What would tell; where the least of several is above zero, tell all of them."""
     told = several if least.interval.estimate > 0 else [least]
-    return max(one.needed_instructions() for one in told), max(one.needed_seeds() for one in told)
+    found = [(one.needed_instructions(), one.needed_seeds(), one.needed_times()) for one in told]
+    return dict(zip(_NEEDED, map(max, zip(*found, strict=True)), strict=True))
 
 
 def _seeds_note(claim: Claim, low: float, high: float, least: Contrast) -> str:
@@ -242,14 +260,14 @@ def _not_tested(silent: Sequence[Silent], tested: set[Claim]) -> Iterator[dict[s
 
 
 def _silent_row(claim: Claim, setting: str, reason: str) -> dict[str, Any]:
-    return {**_stated(claim), "setting": setting, "verdict": NOT_TESTED, "note": reason}
+    return {**_stated(claim), "setting": setting, "n": "", "verdict": NOT_TESTED, "note": reason}
 
 
 def _framed(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """The rows in the order of the claims, numbers as float64 and texts as objects."""
     order = {claim.name: place for place, claim in enumerate(CLAIMS)}
     ordered = sorted(rows, key=lambda row: order[row["claim"]])
-    frame = pd.DataFrame(ordered, columns=list(FINDINGS)).astype(
-        {name: "float64" if name in _NUMBERS else "object" for name in FINDINGS}
-    )
-    return frame.where(frame.notna() | frame.columns.isin(_NUMBERS), None)
+    frame = pd.DataFrame(ordered, columns=list(FINDINGS), dtype="object")
+    texts = [name for name in FINDINGS if name not in _NUMBERS]
+    frame[texts] = frame[texts].where(frame[texts].notna(), None)
+    return frame.astype(dict.fromkeys(_NUMBERS, "float64"))

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analysis.findings.claims import NOT_TESTED
 from analysis.schema import plain, strip_control
 from analysis.tables import markdown_safe, markdown_table
 
@@ -26,44 +27,83 @@ OUT_OF_REACH: Final = 100_000
 
 
 def findings_table(findings: pd.DataFrame) -> pd.DataFrame:
-    """The findings (of `FINDINGS`) as text for a reader; settings and notes have a column where there are any."""
+    """What was tested, of findings with the columns `FINDINGS`, as text for a reader.
+
+    Settings and notes have a column where there are any.
+    """
     rows = [
         {
             "claim": f"{row['statement']} ({row['source']})",
-            "setting": row["setting"] or "",
-            "n": row["n"] or "",
-            "effect [95 % together]": _effect(row),
+            "setting": row["setting"],
+            "n": _sizes(row["n"]),
             "verdict": row["verdict"],
+            "effect [95 % together]": _effect(row),
+            "what would tell": _needed(row),
             "seeds": plain(row["seeds"]),
             "instructions": plain(row["instructions"]),
-            "what would tell": _needed(row),
-            "note": row["note"] or "",
+            "note": row["note"],
         }
-        for row in findings.to_dict("records")
+        for row in _tested(findings).to_dict("records")
     ]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=_COLUMNS)
     return table.drop(columns=[name for name in ("setting", "note") if not table[name].any()])
+
+
+_COLUMNS: Final = (
+    "claim",
+    "setting",
+    "n",
+    "verdict",
+    "effect [95 % together]",
+    "what would tell",
+    "seeds",
+    "instructions",
+    "note",
+)
 
 
 def findings_section(findings: pd.DataFrame) -> list[str]:
     """The section of the report, in Markdown; nothing where nothing was tested."""
-    if findings["effect"].isna().all():
+    if _tested(findings).empty:
         return []
     words = map(markdown_safe, [EXPLANATION, *_judges(findings)])
-    return ["## Findings", *words, markdown_table(findings_table(findings))]
+    return ["## Findings", *words, markdown_table(findings_table(findings)), *untested_list(findings)]
+
+
+def untested_list(findings: pd.DataFrame) -> list[str]:
+    """What was not tested, and why, as a list in Markdown with its heading."""
+    lines = [f"- {markdown_safe(line)}" for line in _untested(findings)]
+    return ["Not tested:", "\n".join(lines)] if lines else []
 
 
 def print_findings(findings: pd.DataFrame, console: Console | None = None) -> None:
-    """Print the table; texts cannot steer the terminal."""
+    """Print table and list; texts cannot steer the terminal."""
+    printed = console or _console()
     rows = findings_table(findings)
-    foot = Text("\n".join(map(strip_control, [EXPLANATION, *_judges(findings)])))
-    grid = Table(box=SIMPLE_HEAD, pad_edge=False, caption=foot, caption_justify="left", show_lines=True)
-    for name in rows.columns:
-        grid.add_column(Text(str(name)), overflow="fold")
-    for values in rows.itertuples(index=False):
-        # Text, not str: a str would be read as rich's own markup.
-        grid.add_row(*(Text(strip_control(str(value))) for value in values))
-    (console or _console()).print(grid)
+    if len(rows):
+        foot = Text("\n".join(map(strip_control, [EXPLANATION, *_judges(findings)])))
+        grid = Table(box=SIMPLE_HEAD, pad_edge=False, caption=foot, caption_justify="left", show_lines=True)
+        for name in rows.columns:
+            grid.add_column(Text(str(name)), overflow="fold")
+        for values in rows.itertuples(index=False):
+            # Text, not str: a str would be read as rich's own markup.
+            grid.add_row(*(Text(strip_control(str(value))) for value in values))
+        printed.print(grid)
+    for line in _untested(findings):
+        printed.print(Text(strip_control(f"not tested: {line}")))
+
+
+def _tested(findings: pd.DataFrame) -> pd.DataFrame:
+    return findings[findings["verdict"] != NOT_TESTED]
+
+
+def _untested(findings: pd.DataFrame) -> list[str]:
+    rows = findings[findings["verdict"] == NOT_TESTED].to_dict("records")
+    return [f"{row['statement']}{_where(row['setting'])} ({row['source']}): {row['note']}" for row in rows]
+
+
+def _where(setting: str) -> str:
+    return f", {setting}" if setting else ""
 
 
 def _console() -> Console:
@@ -77,9 +117,13 @@ def _judges(findings: pd.DataFrame) -> list[str]:
     return [f"Judge: {judge}. Against: {reference}. Answers: {how}." for judge, reference, how in judged.to_numpy()]
 
 
+def _sizes(text: str) -> str:
+    """Several n by their ends; the frame has them all."""
+    first, *others = text.split(", ")
+    return f"{first} to {others[-1]}" if others else first
+
+
 def _effect(row: Mapping[Any, Any]) -> str:
-    if isnan(row["effect"]):
-        return ""
     ends = "no interval" if isnan(row["low"]) else f"{row['low']:+.2f}, {row['high']:+.2f}"
     return f"{row['effect']:+.2f} [{ends}] {row['unit']}"
 
@@ -92,4 +136,7 @@ def _needed(row: Mapping[Any, Any]) -> str:
     ]
     if words:
         return " or ".join(words)
-    return "" if isnan(row["seeds_needed"]) else "neither more instructions nor more seeds alone"
+    times = row["times_needed"]
+    if not isfinite(times):
+        return ""
+    return f"{times:,.1f} times as many of both" if times <= OUT_OF_REACH else "out of reach"

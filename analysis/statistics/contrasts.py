@@ -50,15 +50,22 @@ class Contrast:
         is the truth; infinite where instructions alone do not suffice, NaN where nothing is known."""
         if self.seeds < LEAST_SEEDS:
             return nan if self.interval.n == 0 else inf
-        return _times(self.interval.n, self.paired + self.noise, self._bearable(power) - self.between)
+        return _ceil(_times(self.interval.n, self.paired + self.noise, self._bearable(power) - self.between))
 
     def needed_seeds(self, power: float = POWER) -> float:
         """Training seeds of each cell likewise, with these instructions; at least `LEAST_SEEDS`. Of one seed it is not
         known what the others would differ by, and `LEAST_SEEDS` is a beginning."""
         if self.seeds <= 1:
             return nan if self.interval.n == 0 else LEAST_SEEDS
-        found = _times(self.seeds, self.noise + self.between, self._bearable(power) - self.paired)
+        found = _ceil(_times(self.seeds, self.noise + self.between, self._bearable(power) - self.paired))
         return nan if isnan(found) else max(found, LEAST_SEEDS)
+
+    def needed_times(self, power: float = POWER) -> float:
+        """Times as many instructions and seeds likewise, both together; at least 1. Not known of one seed."""
+        if self.seeds <= 1:
+            return nan
+        found = _times(1, self.paired + self.noise + self.between, self._bearable(power))
+        return nan if isnan(found) else max(found, LEAST_SEEDS / self.seeds)
 
     def _bearable(self, power: float) -> float:
         """The variance at which the estimate would be told from zero."""
@@ -171,8 +178,12 @@ def _weights(grid: Grid, weights: Mapping[Any, float]) -> Floats:
     return found
 
 
+def _ceil(number: float) -> float:
+    return float(ceil(number)) if isfinite(number) else number
+
+
 def _times(count: int, variance: float, bearable: float) -> float:
     """`count`, as many times as makes `variance` bearable; infinite where nothing does."""
     if not isfinite(bearable):
         return nan
-    return max(1, ceil(count * variance / bearable)) if bearable > 0 else inf
+    return max(1.0, count * variance / bearable) if bearable > 0 else inf
