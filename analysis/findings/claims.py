@@ -111,7 +111,8 @@ MONOTONE: Final = Claim(
     source=SWEET_SPOT,
     expected=1,
     unit=f"{POINTS}, the least of the steps",
-    needs="cells of the same rejected position and n for each two neighbours among the chosen positions mu-2s to max",
+    needs="cells of the same rejected position and n for each two neighbours among the chosen positions mu-2s to max, "
+    "different experiments",
 )
 DIAGONAL: Final = Claim(
     name="diagonal_worst",
@@ -119,7 +120,7 @@ DIAGONAL: Final = Claim(
     source=SWEET_SPOT,
     expected=-1,
     unit=POINTS,
-    needs="cells of the same chosen position and n, one whose rejected position is its neighbour and one further away",
+    needs="cells of the same chosen position and n, one rejecting its neighbour and one rejecting what is further away",
 )
 UNLEARNS: Final = Claim(
     name="augmented_unlearns_less",
@@ -220,7 +221,7 @@ def _steps(places: Places) -> list[Weights]:
         own = [place for place in _grid(places) if place[0] == high and (low, *place[1:]) in places]
         apart = [place for place in own if places[place] != places[low, place[1], place[2]]]
         if not apart:
-            raise NotTestedError(f"{MONOTONE.needs}; there are none of {high} and {low} that are different experiments")
+            raise NotTestedError(MONOTONE.needs)
         steps.append(_mean([{place: 1.0, (low, place[1], place[2]): -1.0} for place in apart]))
     return steps
 

@@ -255,8 +255,10 @@ def _not_tested(silent: Sequence[Silent], tested: set[Claim]) -> Iterator[dict[s
         if not reasons and claim not in tested:
             reasons[claim.needs] = {"": None}
         for reason, settings in reasons.items():
+            lacking = reason == claim.needs
             setting = next(iter(settings)) if len(settings) == 1 else f"{len(settings)} settings"
-            yield _silent_row(claim, setting, f"needs {reason}" if reason == claim.needs else reason)
+            nowhere = lacking and claim not in tested and len(reasons) == 1
+            yield _silent_row(claim, "" if nowhere else setting, f"needs {reason}" if lacking else reason)
 
 
 def _silent_row(claim: Claim, setting: str, reason: str) -> dict[str, Any]:

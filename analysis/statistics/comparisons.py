@@ -53,8 +53,10 @@ class Grid:
     """Training seeds of each experiment."""
     seed_variance: float
     """Of a win rate between training seeds, pooled; 0 where no experiment has several."""
+    between: float
+    """Variance of one model's win rate between training seeds, pooled likewise, single preferences included."""
     noise: float
-    """Variance of a win rate between training seeds that single preferences bring about, pooled likewise."""
+    """What these bring about of it."""
     degrees: float
     """Degrees of freedom of `seed_variance`: what the noise in it leaves of seeds less experiments; 0 without seeds."""
     excluded: int
@@ -100,6 +102,7 @@ def make_grid(cells: Mapping[Any, pd.DataFrame], experiments: Mapping[Any, Hasha
         means=np.stack([table.mean(axis=0) for table in tables], axis=1) if tables else np.zeros((0, 0)),
         seeds=np.array([len(table) for table in tables], dtype=np.int64),
         seed_variance=max(0.0, pooled),
+        between=between,
         noise=noise,
         degrees=max(1.0, spare * sure) if spare else 0.0,
         excluded=len(shared) - len(kept),

@@ -4,7 +4,7 @@ A claim about a grid, such as that win rates fall with n, is one: weights that s
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, inf, isfinite, isnan, nan, sqrt
 from typing import Any, Final
 
@@ -83,8 +83,9 @@ def contrasts(
     """Sums of the grid's win rates, each with the weights of some cells, in intervals that hold together at `level`.
 
     The weights of a contrast sum to zero. Instructions are resampled, training seeds drawn from a normal of the grid's
-    pooled variance; the |t| that all stay below becomes Student's with the instructions' degrees of freedom, since the
-    resampled errors know nothing of their spread's own error.
+    pooled variance. The |t| that all stay below is that of errors whose size is known; it becomes Student's with the
+    degrees of freedom of each contrast's error (Satterthwaite), where what seeds and single preferences vary by has
+    those of the seeds. An interval is never shorter than that over instructions alone.
 
     Raises:
         ValueError: weights of a cell that is not in the grid, that do not sum to zero, or that cancel out.
@@ -99,18 +100,23 @@ def contrasts(
     # As differences of two weighted means, whose least error is that of a difference and whose ends are -1 and 1.
     scale = np.abs(table).sum(axis=0) / 2
     scaled = table / scale
-    errors, normal = errors_and_critical(grid, scaled, draw_errors(grid, draws, seed), level=level)
-    critical = float(-special.stdtrit(rows - 1, special.ndtr(-normal)))
+    drawn = draw_errors(grid, draws, seed)
+    errors, normal = errors_and_critical(grid, scaled, replace(drawn, known=np.ones_like(drawn.known)), level=level)
     over_instructions = (grid.means @ scaled).var(axis=0, ddof=1) / rows
     squares = np.square(scaled)
     noise = np.minimum((grid.noise / grid.seeds) @ squares, over_instructions)
     between = (grid.seed_variance / grid.seeds) @ squares
+    seeded = (grid.between / grid.seeds) @ squares
+    degrees = _degrees(over_instructions - noise, seeded, rows - 1, int((grid.seeds - 1).sum()))
+    halves = -special.stdtrit(degrees, special.ndtr(-normal)) * np.sqrt(over_instructions - noise + seeded)
+    alone = -special.stdtrit(rows - 1, special.ndtr(-normal)) * np.sqrt(over_instructions)
     # What the floor of the error adds.
     least = np.maximum(0.0, np.square(errors) - over_instructions - between)
+    halves = np.maximum(np.maximum(halves, alone), normal * errors)
     found = []
     for place, factor in enumerate(scale):
         fewest = int(grid.seeds[table[:, place] != 0].min())
-        estimate, half = float(grid.rates @ scaled[:, place]), critical * float(errors[place])
+        estimate, half = float(grid.rates @ scaled[:, place]), float(halves[place])
         low, high = max(-1.0, estimate - half), min(1.0, estimate + half)
         interval = Interval(
             estimate=float(factor) * estimate,
@@ -125,7 +131,7 @@ def contrasts(
         found.append(
             Contrast(
                 interval=interval,
-                critical=critical,
+                critical=half / float(errors[place]),
                 paired=float(factor**2 * (over_instructions[place] - noise[place] + least[place])),
                 noise=float(factor**2 * noise[place]),
                 between=float(factor**2 * between[place]),
@@ -161,6 +167,13 @@ def crossed_contrast(values: Floats, *, level: float = 0.95) -> Contrast:
     )
     facts = {"paired": over_units - noise, "noise": noise, "between": between}
     return Contrast(interval=interval, critical=critical, seeds=seeds, **facts)
+
+
+def _degrees(paired: Floats, seeded: Floats, instructions: int, seeds: int) -> Floats:
+    """Satterthwaite's degrees of freedom of the sums of two variances [contrasts] with so many each."""
+    spread = paired**2 / instructions + (seeded**2 / seeds if seeds else 0.0)
+    total = (paired + seeded) ** 2
+    return np.divide(total, spread, out=np.full_like(total, float(instructions)), where=spread > 0)
 
 
 def _weights(grid: Grid, weights: Mapping[Any, float]) -> Floats:

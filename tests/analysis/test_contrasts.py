@@ -34,9 +34,8 @@ def one(found: list[Contrast]) -> Contrast:
     return contrast
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_a_contrast_of_two_cells_is_their_difference(seeds: int) -> None:
-    cells = grid([0.4, 0.5], seeds)
+def test_a_contrast_of_two_cells_is_their_difference() -> None:
+    cells = grid([0.4, 0.5], 1)
     contrast, known = one(contrasts(cells, [{1: 1.0, 0: -1.0}], draws=4_000)), baseline_differences(cells, 0)[1]
     assert contrast.interval.estimate == pytest.approx(known.estimate)
     assert contrast.interval.high == pytest.approx(known.high, abs=0.002)
@@ -61,15 +60,28 @@ def test_several_contrasts_pay_for_each_other() -> None:
     weights = [{0: -1.0, cell: 1.0} for cell in (1, 2, 3)]
     alone = one(contrasts(cells, weights[:1]))
     together = contrasts(cells, weights)
-    assert together[0].critical > alone.critical
-    assert {contrast.critical for contrast in together} == {together[0].critical}
+    assert min(contrast.critical for contrast in together) > alone.critical
     assert together[0].interval.method == "max-t over 3 contrasts"
 
 
 def test_few_instructions_have_students_t() -> None:
-    few, many = (one(contrasts(grid([0.4, 0.5], rows=rows), [{0: 1.0, 1: -1.0}])) for rows in (8, 400))
-    assert few.critical > many.critical > 1.95
-    assert few.critical > 2.3
+    few, many = (one(contrasts(grid([0.4, 0.5], 1, rows), [{0: 1.0, 1: -1.0}])) for rows in (20, 400))
+    assert few.critical > 2.05 > many.critical > 1.95
+
+
+def test_few_seeds_have_students_t() -> None:
+    """Of two cells the seeds have four degrees of freedom, of twelve cells 24, of the same deviation."""
+    few, many = (one(contrasts(grid([0.4] * cells, deviation=0.05), [{0: 1.0, 1: -1.0}])) for cells in (2, 12))
+    assert few.critical > 2.5 > many.critical > 1.95
+
+
+def test_no_interval_is_shorter_than_that_over_instructions() -> None:
+    """Seeds that by chance deviate by less than single preferences would bring about."""
+    cells = grid([0.4, 0.5], deviation=0.0, state=4)
+    assert cells.seed_variance == 0
+    contrast = one(contrasts(cells, [{0: 1.0, 1: -1.0}]))
+    error = float((cells.means @ [1.0, -1.0]).std(ddof=1)) / np.sqrt(400)
+    assert contrast.interval.high - contrast.interval.estimate >= 1.96 * error
 
 
 @pytest.mark.parametrize(
