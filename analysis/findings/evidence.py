@@ -210,5 +210,5 @@ def _stage(both: pd.DataFrame, on_share: pd.DataFrame) -> tuple[Claim, str]:
             f"the measured boundary names another stage for another training seed: {', '.join(stages)}"
         )
     claim = {"injection": INJECTION, "fine_tuning": FINE_TUNING}[stages[0]]
-    doubted = bool(((own["low"] < 0.5) & (own["high"] > 0.5)).any())
+    doubted = bool(((own["low"].astype(float) < 0.5) & (own["high"].astype(float) > 0.5)).any())
     return claim, "the stage is in doubt: the interval of the on-policy share holds one half" if doubted else ""

@@ -64,6 +64,12 @@ def test_several_contrasts_pay_for_each_other() -> None:
     assert together[0].interval.method == "max-t over 3 contrasts"
 
 
+def test_levels_that_draws_cannot_show_have_bonferronis() -> None:
+    weights = [{0: -1.0, cell: 1.0} for cell in (1, 2, 3)]
+    found = contrasts(grid([0.4] * 4, 1), weights, level=0.999)
+    assert found[0].critical == pytest.approx(3.588, abs=0.05)  # 1 - 0.001 / 6 of a normal, with 399 degrees of freedom
+
+
 def test_few_instructions_have_students_t() -> None:
     few, many = (one(contrasts(grid([0.4, 0.5], 1, rows), [{0: 1.0, 1: -1.0}])) for rows in (20, 400))
     assert few.critical > 2.05 > many.critical > 1.95
