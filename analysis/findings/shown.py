@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.findings.claims import NOT_TESTED
+from analysis.findings.claims import NOT_TESTED, POINTS
 from analysis.schema import plain, strip_control
 from analysis.tables import markdown_safe, markdown_table
 
@@ -124,8 +124,9 @@ def _sizes(text: str) -> str:
 
 
 def _effect(row: Mapping[Any, Any]) -> str:
-    ends = "no interval" if isnan(row["low"]) else f"{row['low']:+.2f}, {row['high']:+.2f}"
-    return f"{row['effect']:+.2f} [{ends}] {row['unit']}"
+    form = "+.2f" if row["unit"].startswith(POINTS) else "+.3g"
+    effect, low, high = (format(row[name], form) for name in ("effect", "low", "high"))
+    return f"{effect} [{low}, {high}] {row['unit']}"
 
 
 def _needed(row: Mapping[Any, Any]) -> str:
@@ -137,6 +138,6 @@ def _needed(row: Mapping[Any, Any]) -> str:
     if words:
         return " or ".join(words)
     times = row["times_needed"]
-    if not isfinite(times):
+    if isnan(times):
         return ""
     return f"{times:,.1f} times as many of both" if times <= OUT_OF_REACH else "out of reach"

@@ -155,6 +155,8 @@ def crossed_contrast(values: Floats, *, level: float = 0.95) -> Contrast:
     seeds, units = values.shape
     if units < 2 or seeds < 1:
         return Contrast(interval=nothing("fewer than two units that vary", level=level, excluded=0))
+    if np.ptp(values) == 0:
+        return Contrast(interval=nothing("all values are equal: their spread is not known", level=level, excluded=0))
     variance = seed_variance(values)
     over_units, between = float(values.mean(axis=0).var(ddof=1)) / units, max(0.0, variance.excess) / seeds
     noise = min(variance.residual / seeds, over_units)

@@ -163,6 +163,11 @@ def test_shares_in_a_slope_give_its_cluster_robust_interval() -> None:
     assert (flat.n, flat.note) == (0, "fewer than two units that vary")
 
 
+def test_values_without_spread_have_no_interval() -> None:
+    found = crossed_contrast(np.full((3, 5), 0.7)).interval
+    assert (found.n, found.note) == (0, "all values are equal: their spread is not known")
+
+
 def test_seeds_crossed_with_prompts_hold_as_often_as_they_say() -> None:
     rng, held = np.random.default_rng(1), 0
     for _ in range(600):
