@@ -157,32 +157,40 @@ def _ask_of_rounds(block: Block, setting: Setting, on_share: pd.DataFrame) -> No
     """Add on-policy less static data, of models that begin from the same policy, by the stage that this is in."""
     pairs: dict[tuple[Claim, str], list[tuple[int, int]]] = {}
     notes: dict[tuple[Claim, str], dict[str, None]] = {}
-    known = _families(block.cells) if _uses_candidates(block.cells) else []
-    for on in (family for family in known if family.path[-1] == "on_policy"):
-        for off in known:
-            if off.path != (*on.after, "static") or not on.fits(off):
-                continue
-            labels = [int(family.results["result"].iloc[0]) for family in (on, off)]
-            after = " > ".join(on.after)
-            try:
-                claim, note = _stage(block.cells.loc[labels], on_share)
-            except NotTestedError as reason:
-                for claim in (INJECTION, FINE_TUNING):
-                    block.silent.append(Silent(claim=claim, setting=_after(setting, after), reason=str(reason)))
-                continue
-            if block.cells["experiment"][labels].nunique() == 2:
-                pairs.setdefault((claim, after), []).append((labels[0], labels[1]))
-                notes.setdefault((claim, after), {})[note] = None
+    for on, off, after in _both_data(block.cells):
+        try:
+            claim, note = _stage(block.cells.loc[[on, off]], on_share)
+        except NotTestedError as reason:
+            silent = [Silent(claim=c, setting=_after(setting, after), reason=str(reason)) for c in _STAGES.values()]
+            block.silent.extend(silent)
+        else:
+            pairs.setdefault((claim, after), []).append((on, off))
+            notes.setdefault((claim, after), {})[note] = None
     for (claim, after), several in pairs.items():
-        weights: dict[int, float] = {}
-        for on_label, off_label in several:
-            weights[on_label] = weights.get(on_label, 0.0) + 1 / len(several)
-            weights[off_label] = weights.get(off_label, 0.0) - 1 / len(several)
-        sizes = sorted(set(block.cells.loc[[on_label for on_label, _ in several], "n"].astype(float)))
+        weights = {place: sign / len(several) for both in several for place, sign in zip(both, (1, -1), strict=True)}
+        sizes = sorted(set(block.cells.loc[[on for on, _ in several], "n"].astype(float)))
         note = "; ".join(filter(None, notes[claim, after]))
         block.asked.append(
             Asked(claim=claim, setting=_after(setting, after), weights=[weights], sizes=sizes, note=note)
         )
+
+
+_STAGES: Final = {"injection": INJECTION, "fine_tuning": FINE_TUNING}
+"""The claim about each stage, as a boundary names it."""
+
+
+def _both_data(cells: pd.DataFrame) -> Iterator[tuple[int, int, str]]:
+    """Row labels of a cell on on-policy data and of the one on static data that else is the same, and the rounds
+    before; each cell stands in one pair at most."""
+    known = _families(cells) if _uses_candidates(cells) else []
+    taken: set[int] = set()
+    for on in (family for family in known if family.path[-1] == "on_policy"):
+        for off in known:
+            labels = [int(family.results["result"].iloc[0]) for family in (on, off)]
+            fits = off.path == (*on.after, "static") and on.fits(off) and not taken & set(labels)
+            if fits and cells["experiment"][labels].nunique() == 2:
+                taken.update(labels)
+                yield labels[0], labels[1], " > ".join(on.after)
 
 
 def _after(setting: Setting, after: str) -> Setting:
@@ -209,6 +217,7 @@ def _stage(both: pd.DataFrame, on_share: pd.DataFrame) -> tuple[Claim, str]:
         raise NotTestedError(
             f"the measured boundary names another stage for another training seed: {', '.join(stages)}"
         )
-    claim = {"injection": INJECTION, "fine_tuning": FINE_TUNING}[stages[0]]
     doubted = bool(((own["low"].astype(float) < 0.5) & (own["high"].astype(float) > 0.5)).any())
-    return claim, "the stage is in doubt: the interval of the on-policy share holds one half" if doubted else ""
+    return _STAGES[
+        stages[0]
+    ], "the stage is in doubt: the interval of the on-policy share holds one half" if doubted else ""
