@@ -131,13 +131,18 @@ def _effect(row: Mapping[Any, Any]) -> str:
 
 def _needed(row: Mapping[Any, Any]) -> str:
     words = [
-        f"{value:,.0f} {name}"
+        f"{_about(value)} {name}"
         for name in ("instructions", "seeds")
         if isfinite(value := row[f"{name}_needed"]) and value <= OUT_OF_REACH
     ]
     if words:
-        return " or ".join(words)
+        return f"about {' or '.join(words)}"
     times = row["times_needed"]
     if isnan(times):
         return ""
-    return f"{times:,.1f} times as many of both" if times <= OUT_OF_REACH else "out of reach"
+    return f"about {_about(times)} times as many of both" if times <= OUT_OF_REACH else "out of reach"
+
+
+def _about(number: float) -> str:
+    """To two digits: more of it is noise."""
+    return f"{float(format(number, '.2g')):,g}"
