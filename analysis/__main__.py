@@ -1,4 +1,4 @@
-"""Command line: `python -m analysis report` writes figures and tables, `python -m analysis compare` one difference."""
+"""Command line: `python -m analysis report` writes figures and tables, `findings` answers."""
 
 import argparse
 import sys
@@ -9,6 +9,7 @@ from pathlib import Path
 from analysis.candidate_sets import load_boundary_measurements, load_candidate_sets
 from analysis.comparability import check_comparable
 from analysis.compare import compare, compare_grids
+from analysis.findings import NOT_TESTED, find, findings_section, load_findings, print_findings, untested_list
 from analysis.hub_files import load_difficulty, load_gamed
 from analysis.load import begin_answers, load_overlap, load_results, load_verdicts
 from analysis.parallel import Workers
@@ -17,6 +18,7 @@ from analysis.regressions import load_regressions
 from analysis.report import Frames, LengthInputs, Sources, load_details, replace, watch, write_report
 from analysis.rounds import rounds
 from analysis.stores import Reading
+from analysis.tables import spreadsheet_safe
 from analysis.unlearning import load_changes
 from harness.errors import PrefsweepError
 
@@ -28,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 with one line on stderr when there is nothing to report."""
     options = _parser().parse_args(arguments)
     try:
-        print(options.run(options))
+        if said := options.run(options):
+            print(said)
     except PrefsweepError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -74,6 +77,23 @@ def _rounds(options: argparse.Namespace) -> str:
     return rounds(options.store, options.sweep)
 
 
+def _findings(options: argparse.Namespace) -> str:
+    _check_store(options.store)
+    found = load_findings(options.store, options.sweep)
+    if found["verdict"].eq(NOT_TESTED).all() and "done" not in set(
+        load_results(options.store, options.sweep)["status"]
+    ):
+        raise PrefsweepError(f"--store {options.store}: no result is judged yet")
+    print_findings(found)
+    if options.out is None:
+        return ""
+    options.out.mkdir(parents=True, exist_ok=True)
+    text = "\n\n".join(findings_section(found) or ["## Findings", *untested_list(found)])
+    replace(options.out / "findings.md", f"{text}\n")
+    replace(options.out / "findings.csv", spreadsheet_safe(found).to_csv(index=False))
+    return f"wrote findings.md and findings.csv into {options.out}"
+
+
 def report(
     store: Path | Reading,
     sweep: str | None,
@@ -102,15 +122,16 @@ def report(
         if together:
             check_comparable(results, "--together")
         provenance = {"sweep": sweep} if sweep else {}
-        overlap = load_overlap(opened, sweep)
+        overlap, changes, frames = load_overlap(opened, sweep), load_changes(opened, sweep), Frames(opened, sweep)
         sources = Sources(
             answers=begin_answers(opened, sweep, workers),
             regressions=load_regressions(opened, sweep),
             rankings=load_rankings(opened, sweep),
             candidate_sets=(load_candidate_sets(opened, sweep), load_boundary_measurements(opened, sweep)),
-            changes=load_changes(opened, sweep),
+            changes=changes,
             details=partial(load_details, opened, sweep),
-            frames=Frames(opened, sweep),
+            findings=partial(find, changes=changes, on_share=frames.on_share),
+            frames=frames,
             overlap=overlap,
             length_control=length_control,
             published=published,
@@ -184,7 +205,10 @@ def _parser() -> argparse.ArgumentParser:
     grids.set_defaults(run=_difference)
     third = commands.add_parser("rounds", help="what each round gains, and on-policy over static data, with intervals")
     third.set_defaults(run=_rounds)
-    for each in (command, other, third):
+    fourth = commands.add_parser("findings", help="what the sweep says about published claims, with intervals")
+    fourth.add_argument("--out", type=Path, metavar="DIR", help="also write findings.md and findings.csv there")
+    fourth.set_defaults(run=_findings)
+    for each in (command, other, third, fourth):
         each.add_argument(
             "--store", type=Path, default=Path("store"), metavar="DIR", help="the store of the sweep (default: ./store)"
         )

@@ -17,7 +17,15 @@ from analysis.beside import mean_interval
 from analysis.estimates import comparison_columns
 from analysis.load import read_beside
 from analysis.schema import PAIR, plain
-from analysis.statistics import CONSTRUCTION, TWO_SEEDS, Interval, within_slope
+from analysis.statistics import (
+    CONSTRUCTION,
+    TWO_SEEDS,
+    Contrast,
+    Interval,
+    crossed_contrast,
+    slope_shares,
+    within_slope,
+)
 from analysis.stores import Reading, reading
 from analysis.tables import cell_name, markdown_safe, markdown_table
 
@@ -62,12 +70,7 @@ def load_changes(store: Path | str | Reading, sweep: str | None = None) -> pd.Da
 
 def unlearning_cells(cells: pd.DataFrame, changes: pd.DataFrame) -> pd.DataFrame:
     """One row per cell with changes and measure: `cell` (row label), `measure`, and the fields of an Interval."""
-    known = {str(name): frame for name, frame in changes.groupby("result", sort=False)}
-    tables = {
-        int(str(label)): _table([known[name] for name in names if name in known])
-        for label, names in zip(cells.index, cells["results"], strict=True)
-        if any(name in known for name in names)
-    }
+    tables = _tables(cells, changes)
     rows = []
     for label, table in tables.items():
         intervals = _measures(table)
@@ -117,6 +120,24 @@ def _said(interval: Interval) -> dict[str, str]:
     return {"scope": interval.scope, "method": interval.method, "note": interval.note}
 
 
+def less_plain(cells: pd.DataFrame, changes: pd.DataFrame) -> dict[tuple[int, int], pd.DataFrame]:
+    """Changes of each reward-augmented cell less those of the same pairs without goals, by both row labels.
+
+    Of each as many seeds as both have, so that the spread between seeds is that of the differences.
+    """
+    tables = _tables(cells, changes)
+    both = {(label, plain): tables[plain] for label in tables if (plain := _plain(cells, label)) in tables}
+    found = {}
+    for (label, plain), other in both.items():
+        seeds = min(len(_seeds(tables[label])), len(_seeds(other)))
+        found[label, plain] = _less(_first(tables[label], seeds), _first(other, seeds))
+    return found
+
+
+def _first(table: pd.DataFrame, seeds: int) -> pd.DataFrame:
+    return table.drop(columns=_seeds(table)[seeds:])
+
+
 def unlearning_frame(cells: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows for a spreadsheet, with each cell in words."""
     frame = rows.copy()
@@ -134,6 +155,16 @@ def unlearning_section(cells: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
         shown = {text: _shown(own.loc[name]) if name in own.index else "" for name, text in MEASURES.items()}
         lines.append({"cell": _name(cells, label), **shown})
     return ["## Unlearning", markdown_safe(EXPLANATION), markdown_table(pd.DataFrame(lines))]
+
+
+def _tables(cells: pd.DataFrame, changes: pd.DataFrame) -> dict[int, pd.DataFrame]:
+    """Changes of each cell that has any, by its row label."""
+    known = {str(name): frame for name, frame in changes.groupby("result", sort=False)}
+    return {
+        int(str(label)): _table([known[name] for name in names if name in known])
+        for label, names in zip(cells.index, cells["results"], strict=True)
+        if any(name in known for name in names)
+    }
 
 
 def _table(seeds: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -187,6 +218,17 @@ def _slope(table: pd.DataFrame) -> Interval:
     method = f"{interval.method}, joined with Student t over training seeds"
     low, high = interval.estimate - half, interval.estimate + half
     return replace(interval, low=low, high=high, scope=scope, method=method)
+
+
+def slope_contrast(table: pd.DataFrame, *, level: float = 0.95) -> Contrast:
+    """The slope of differences (`less_plain`), with prompts and training seeds crossed; `n` counts prompts.
+
+    Every prompt's share in the slope is one value for each seed, so that the error is the cluster-robust one, with what
+    the seeds add to it. `_slope` of the same adds up both without taking their common part out, and is longer.
+    """
+    reward, prompts = table["reward"].to_numpy(float), table.index.get_level_values("prompt_id").to_numpy()
+    shares = slope_shares(reward, table[_seeds(table)].to_numpy(float).T, prompts)
+    return crossed_contrast(shares, level=level)
 
 
 def _plain(cells: pd.DataFrame, label: int) -> int | None:

@@ -50,6 +50,8 @@ class Content:
     opening: str
     """Markdown."""
     unfinished: Sequence[Section]
+    findings: Sequence[Section]
+    """At most one; without any where no claim was tested."""
     sections: Sequence[Section]
     comparing: Section
     beside: pd.DataFrame
@@ -85,6 +87,7 @@ def render(content: Content, drawn: Sequence[Drawn], files: Sequence[str]) -> st
         refresh=content.refresh,
         opening=_html(content.opening),
         unfinished=[_shown(section) for section in content.unfinished],
+        findings=[_shown(section) for section in content.findings],
         figures=_figures(drawn),
         not_drawn=content.not_drawn,
         columns=list(table.columns),

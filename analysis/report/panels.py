@@ -1,18 +1,16 @@
 """Cells that may be compared with each other, and what is estimated of them: once, for all parts of the report."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import pandas as pd
 
-from analysis.comparability import comparable_parts
 from analysis.estimates import comparison_columns, grid_detectable, grid_of
-from analysis.schema import plain, varying_columns
+from analysis.settings import Setting, heading, split
 from analysis.statistics import Grid, Interval, compare_with_best, ranked_first, simultaneous_intervals
 
-Setting = dict[str, str]
-"""Values of the settings that vary between panels."""
+__all__ = ["Panel", "Provenance", "Setting", "heading", "panels", "split"]
 
 Provenance = Mapping[str, object] | None
 
@@ -73,21 +71,3 @@ def panels(cells: pd.DataFrame, table: pd.DataFrame) -> list[Panel]:
     done = cells[cells["status"] == "done"]
     parts = split(done, comparison_columns(cells))
     return [Panel(setting=setting, cells=part, table=table) for setting, part in parts]
-
-
-def split(cells: pd.DataFrame, columns: list[str]) -> Iterator[tuple[Setting, pd.DataFrame]]:
-    """The cells apart by `columns` and by what comparable results share, with the values of those that vary."""
-    if cells.empty:
-        return
-    keys = cells[columns].map(plain)
-    varying = varying_columns(cells, columns)
-    parts = cells.groupby([keys[name] for name in varying], sort=False) if varying else [((), cells)]
-    for _, part in parts:
-        setting = {name: str(keys.at[part.index[0], name]) for name in varying}
-        for facts, comparable in comparable_parts(part):
-            yield setting | facts, comparable
-
-
-def heading(setting: Setting) -> str:
-    """A setting in words."""
-    return ", ".join(f"{name} = {value or 'none'}" for name, value in setting.items())

@@ -17,6 +17,7 @@ from analysis.beside_report import beside_frame, flags, warnings
 from analysis.candidate_sets import candidate_sets_section
 from analysis.captions import provenance_text
 from analysis.estimates import estimate_cells, preference_table, result_intervals
+from analysis.findings import findings_section
 from analysis.length_report import length_controlled_columns, length_section
 from analysis.parallel import Workers
 from analysis.rankings import ranking_section, ranking_warnings
@@ -39,6 +40,9 @@ LengthInputs = tuple["pd.Series[float]", pd.DataFrame]
 Details = Callable[[Collection[str]], Mapping[str, Detail]]
 """Details by result, with examples for the results that are given."""
 
+Findings = Callable[[pd.DataFrame, pd.DataFrame], pd.DataFrame]
+"""Findings of cells and preferences, as `analysis.findings.find` makes them."""
+
 MANY_FIGURES: Final = 12
 """Figures from which several processes draw them: each takes half a second."""
 
@@ -59,6 +63,8 @@ class Sources:
     """Of `analysis.unlearning`, what they show: `unlearning.csv`."""
     details: Details | None = None
     """What stands behind the cells on the page."""
+    findings: Findings | None = None
+    """What is said of published claims: `findings.csv`."""
     frames: Frames | None = None
     """What figures of rewards, training, rounds and costs are drawn from."""
     overlap: pd.DataFrame | None = None
@@ -122,6 +128,7 @@ class _Found:
     panels: list[Panel]
     tables: dict[str, pd.DataFrame]
     """The spreadsheets by file name."""
+    findings: list[Section]
     numbers: list[Section]
     warned: list[str]
 
@@ -136,6 +143,10 @@ def _estimate(results: pd.DataFrame, verdicts: pd.DataFrame, sources: Sources, m
     beside = beside_win_rates(cells, pd.DataFrame(columns=list(ANSWERS)) if answers is None else answers)
     if answers is not None:
         tables["beside.csv"] = beside_frame(cells, beside)
+    answered = list[Section]()
+    if sources.findings is not None:
+        tables["findings.csv"] = sources.findings(cells, table)
+        answered = sections.from_parts(findings_section(tables["findings.csv"]))
     # In the small print of every figure: a heatmap is shown without its report.
     provenance = {**made, **flags(cells, beside)}
     analysed = Analysed(
@@ -149,7 +160,7 @@ def _estimate(results: pd.DataFrame, verdicts: pd.DataFrame, sources: Sources, m
         overlap=sources.overlap,
         published=sources.published,
     )
-    return _Found(analysed=analysed, panels=compared, tables=tables, numbers=numbers, warned=warned)
+    return _Found(analysed=analysed, panels=compared, tables=tables, findings=answered, numbers=numbers, warned=warned)
 
 
 def _content(found: _Found, left_out: Sequence[NotDrawn], sources: Sources, refresh: int | None) -> page.Content:
@@ -160,6 +171,7 @@ def _content(found: _Found, left_out: Sequence[NotDrawn], sources: Sources, refr
         panels=found.panels,
         opening=sections.opening(cells, found.panels, beside),
         unfinished=sections.unfinished(cells),
+        findings=found.findings,
         sections=[*sections.details(cells, found.panels, beside), *found.numbers],
         comparing=sections.comparing(cells),
         beside=beside,
@@ -223,6 +235,7 @@ def _of_data(
 def _markdown(content: page.Content, figures: list[Drawn]) -> str:
     """The report as Markdown; figures are named relative to it."""
     parts = ["# Sweep report", content.opening, *(section.markdown for section in content.unfinished)]
+    parts += [section.markdown for section in content.findings]
     parts += ["## Cells", markdown_table(cell_table(content.cells))]
     parts += [section.markdown for section in (*content.sections, content.comparing)]
     names = [figure.drawing.stem for figure in figures]

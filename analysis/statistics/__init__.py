@@ -17,6 +17,12 @@ from analysis.statistics.comparisons import (
     simultaneous_intervals,
     simultaneous_level,
 )
+from analysis.statistics.contrasts import (
+    LEAST_SEEDS,
+    Contrast,
+    contrasts,
+    crossed_contrast,
+)
 from analysis.statistics.intervals import (
     BOOTSTRAP_EVENTS,
     BOOTSTRAP_ROWS,
@@ -52,6 +58,7 @@ from analysis.statistics.seeds import (
 )
 from analysis.statistics.slopes import (
     CLUSTERED,
+    slope_shares,
     within_slope,
 )
 
@@ -61,11 +68,13 @@ __all__ = [
     "CLUSTERED",
     "CONSTRUCTION",
     "GUARDED",
+    "LEAST_SEEDS",
     "PERCENTILE",
     "SCORE",
     "SCORE_EVENTS",
     "THESE_MODELS",
     "TWO_SEEDS",
+    "Contrast",
     "Estimate",
     "Floats",
     "Grid",
@@ -74,6 +83,8 @@ __all__ = [
     "baseline_differences",
     "bootstrap_interval",
     "compare_with_best",
+    "contrasts",
+    "crossed_contrast",
     "discrete_win_rate",
     "guarded_interval",
     "make_grid",
@@ -89,6 +100,7 @@ __all__ = [
     "seeds_interval",
     "simultaneous_intervals",
     "simultaneous_level",
+    "slope_shares",
     "smallest_detectable_difference",
     "win_rate",
     "win_rate_interval",

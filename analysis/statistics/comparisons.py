@@ -56,6 +56,10 @@ class Grid:
     """Training seeds of each experiment."""
     seed_variance: float
     """Of a win rate between training seeds, pooled; 0 where no experiment has several."""
+    between: float
+    """Variance of one model's win rate between training seeds, pooled likewise, single preferences included."""
+    noise: float
+    """What these bring about of it."""
     degrees: float
     """Degrees of freedom of `seed_variance`: what the noise in it leaves of seeds less experiments; 0 without seeds."""
     excluded: int
@@ -92,6 +96,7 @@ def make_grid(cells: Mapping[Any, pd.DataFrame], experiments: Mapping[Any, Hasha
     spare = sum(variance.seeds - 1 for variance in variances)
     pooled = sum(variance.excess * (variance.seeds - 1) for variance in variances) / max(spare, 1)
     between = sum(variance.between * (variance.seeds - 1) for variance in variances) / max(spare, 1)
+    noise = sum(variance.residual * (variance.seeds - 1) for variance in variances) / max(spare, 1)
     # The excess is a difference of two estimates, and as uncertain as the larger of them (Satterthwaite).
     sure = (max(0.0, pooled) / between) ** 2 if between > 0 else 1.0
     place = {first[group]: number for number, group in enumerate(groups[name] for name in names)}
@@ -101,6 +106,8 @@ def make_grid(cells: Mapping[Any, pd.DataFrame], experiments: Mapping[Any, Hasha
         means=np.stack([table.mean(axis=0) for table in tables], axis=1) if tables else np.zeros((0, 0)),
         seeds=np.array([len(table) for table in tables], dtype=np.int64),
         seed_variance=max(0.0, pooled),
+        between=between,
+        noise=noise,
         degrees=max(1.0, spare * sure) if spare else 0.0,
         excluded=len(shared) - len(kept),
     )
@@ -124,9 +131,9 @@ def simultaneous_intervals(
             for column in grid.means.T
         ]
         return _by_cell(grid, [replace(interval, method=f"{method}, {interval.method}") for interval in own])
-    drawn = _draw(grid, draws, seed)
-    single = _Contrasts(values=grid.means, between=grid.seed_variance / grid.seeds, deviations=drawn.errors)
-    errors, critical = _critical(grid, single, drawn, level=level)
+    drawn = draw_errors(grid, draws, seed)
+    single = Contrasts(values=grid.means, between=grid.seed_variance / grid.seeds, deviations=drawn.errors)
+    errors, critical = errors_and_critical(grid, single, drawn, level=level)
     half = critical * errors
     return _by_cell(grid, [_interval(grid, *ends, method, level) for ends in _ends(grid.rates, half, 0.0)])
 
@@ -143,9 +150,9 @@ def baseline_differences(
     if 0 in grid.means.shape:
         return _no_intervals(grid, level)
     place = grid.experiment[baseline]
-    drawn = _draw(grid, draws, seed)
+    drawn = draw_errors(grid, draws, seed)
     # Of the opposite differences, whose |t| and errors are the same.
-    errors, critical = _critical(grid, _less(grid, drawn, place), drawn, level=level)
+    errors, critical = errors_and_critical(grid, _less(grid, drawn, place), drawn, level=level)
     method = WITH_A_BASELINE.format(len(grid.names) - 1)
     differences = grid.rates - grid.rates[place]
     ends = _ends(differences, critical * errors, -1.0)
@@ -177,13 +184,13 @@ def matched_differences(
     found = {}
     if apart:
         first, second = (list(side) for side in zip(*apart.values(), strict=True))
-        drawn, between = _draw(grid, draws, seed), grid.seed_variance / grid.seeds
-        contrasts = _Contrasts(
+        drawn, between = draw_errors(grid, draws, seed), grid.seed_variance / grid.seeds
+        contrasts = Contrasts(
             values=grid.means[:, first] - grid.means[:, second],
             between=between[first] + between[second],
             deviations=drawn.errors[:, first] - drawn.errors[:, second],
         )
-        errors, critical = _critical(grid, contrasts, drawn, level=level)
+        errors, critical = errors_and_critical(grid, contrasts, drawn, level=level)
         ends = _ends(grid.rates[first] - grid.rates[second], critical * errors, -1.0)
         found = {name: _interval(grid, *each, method, level) for name, each in zip(apart, ends, strict=True)}
     same = replace(_interval(grid, 0.0, np.nan, np.nan, "none", level), method="none", note=ONE_EXPERIMENT)
@@ -203,9 +210,9 @@ def compare_with_best(
         return _no_intervals(grid, level)
     rates = grid.rates
     apart = rates[:, None] - rates[None, :]
-    margin, drawn = np.zeros((count, count)), _draw(grid, draws, seed)
+    margin, drawn = np.zeros((count, count)), draw_errors(grid, draws, seed)
     for place in range(count):
-        errors, critical = _critical(grid, _less(grid, drawn, place), drawn, level=level, sides=1)
+        errors, critical = errors_and_critical(grid, _less(grid, drawn, place), drawn, level=level, sides=1)
         margin[place] = critical * errors
     others = ~np.eye(count, dtype=bool)
     upper = np.minimum(1.0, apart + margin)
@@ -231,7 +238,7 @@ def ranked_first(grid: Grid, *, draws: int = 10_000, seed: int = 0) -> dict[Hash
     """
     if 0 in grid.means.shape:
         return dict.fromkeys(grid.experiment, float("nan"))
-    rates = grid.rates + _draw(grid, draws, seed).errors
+    rates = grid.rates + draw_errors(grid, draws, seed).errors
     # To a billionth: equal sums in another order of the rows are a tie.
     highest = np.round(rates, 9) == np.round(rates.max(axis=1, keepdims=True), 9)
     shares = (highest / highest.sum(axis=1, keepdims=True)).mean(axis=0)
@@ -265,7 +272,7 @@ def simultaneous_level(table: Floats, *, level: float = 0.95, draws: int = 10_00
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Draws:
+class Draws:
     """Random deviations of a grid's win rates."""
 
     errors: Floats
@@ -274,19 +281,19 @@ class _Draws:
     """[draws x 1]: the estimate of the seeds' variance, as a multiple of it, by chi squared."""
 
 
-def _draw(grid: Grid, draws: int, seed: int) -> _Draws:
+def draw_errors(grid: Grid, draws: int, seed: int) -> Draws:
     rows = len(grid.means)
     errors = np.asarray(resamples(rows, draws, seed) @ (grid.means - grid.rates) / rows, dtype=np.float64)
     if grid.seed_variance == 0:
-        return _Draws(errors=errors, known=np.ones((draws, 1)))
+        return Draws(errors=errors, known=np.ones((draws, 1)))
     generator = np.random.default_rng([seed, 1])
     noise = generator.standard_normal(errors.shape) * np.sqrt(grid.seed_variance / grid.seeds)
     known = generator.chisquare(grid.degrees, (draws, 1)) / grid.degrees
-    return _Draws(errors=errors + noise, known=known)
+    return Draws(errors=errors + noise, known=known)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Contrasts:
+class Contrasts:
     """Win rates, or differences of two."""
 
     values: Floats
@@ -299,10 +306,10 @@ class _Contrasts:
     """Place of a cell's difference from itself."""
 
 
-def _less(grid: Grid, drawn: _Draws, place: int) -> _Contrasts:
+def _less(grid: Grid, drawn: Draws, place: int) -> Contrasts:
     """The cell at `place` less every cell."""
     between = grid.seed_variance / grid.seeds
-    return _Contrasts(
+    return Contrasts(
         values=grid.means[:, [place]] - grid.means,
         between=np.where(np.arange(len(between)) == place, 0.0, between + between[place]),
         deviations=drawn.errors[:, [place]] - drawn.errors,
@@ -310,8 +317,17 @@ def _less(grid: Grid, drawn: _Draws, place: int) -> _Contrasts:
     )
 
 
-def _critical(
-    grid: Grid, contrasts: _Contrasts, drawn: _Draws, *, level: float, sides: int = 2
+def linear(grid: Grid, drawn: Draws, weights: Floats) -> Contrasts:
+    """Weighted sums of the experiments' win rates, by weights [experiments x contrasts]."""
+    return Contrasts(
+        values=grid.means @ weights,
+        between=(grid.seed_variance / grid.seeds) @ np.square(weights),
+        deviations=drawn.errors @ weights,
+    )
+
+
+def errors_and_critical(
+    grid: Grid, contrasts: Contrasts, drawn: Draws, *, level: float, sides: int = 2
 ) -> tuple[Floats, float]:
     """Standard errors of `contrasts`, and the |t| that all stay below.
 

@@ -152,7 +152,7 @@ def _widen(over_instructions: Interval, means: Floats, sides: Sequence[SeedVaria
     added = sum(max(0.0, side.excess) / side.seeds for side in several)
     total = own + added
     fewest = min(side.seeds for side in sides)
-    degrees = _degrees(total, own, n, several)
+    degrees = degrees_of_freedom(total, own, n, several)
     quantile = tails(over_instructions.level)[1]
     middle, low, high = over_instructions.estimate, over_instructions.low, over_instructions.high
     if own > 0 and degrees > 1:
@@ -180,7 +180,7 @@ _SEED_NOTES: Final = {
 }
 
 
-def _degrees(total: float, own: float, n: int, several: Sequence[SeedVariance]) -> float:
+def degrees_of_freedom(total: float, own: float, n: int, several: Sequence[SeedVariance]) -> float:
     """Satterthwaite's degrees of freedom of `total`, no fewer than the seeds alone have."""
     least = float(min(side.seeds for side in several) - 1)
     if least == 1:

@@ -43,6 +43,30 @@ def within_slope(x: Floats, y: Floats, groups: npt.ArrayLike, *, level: float = 
     return Interval(estimate=slope, low=slope - half, high=slope + half, method=CLUSTERED, **facts)
 
 
+def slope_shares(x: Floats, several: Floats, groups: npt.ArrayLike) -> Floats:
+    """What each group adds to the slope of `within_slope`, [seeds x groups whose x vary].
+
+    The mean over groups is a seed's slope; the spread over groups, about the mean slope, is that of the cluster-robust
+    error. Rows with a value that is not finite in any seed are left out of all.
+
+    Args:
+        x, groups: [rows]
+        several: one y for each training seed, [seeds x rows]
+    """
+    _, codes = np.unique(np.asarray(groups), return_inverse=True)
+    known = np.isfinite(x) & np.isfinite(several).all(axis=0)
+    rows = known & _varies(x, codes, known)
+    if not rows.any():
+        return np.zeros((len(several), 0))
+    _, own = np.unique(codes[rows], return_inverse=True)
+    across = _centred(x[rows], own)
+    ups = np.stack([_centred(one[rows], own) for one in several])
+    scale = float((across**2).sum())
+    slope = float((ups.mean(axis=0) * across).sum() / scale)
+    scores = [np.bincount(own, weights=across * (up - slope * across)) for up in ups]
+    return np.asarray(slope + (int(own.max()) + 1) * np.stack(scores) / scale, dtype=np.float64)
+
+
 def _varies(x: Floats, codes: npt.NDArray[np.intp], known: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Which rows are of a group with different known x, [rows]."""
     low, high = np.full(codes.max(initial=-1) + 1, np.inf), np.full(codes.max(initial=-1) + 1, -np.inf)

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from analysis.findings import find
 from analysis.report import Detail, Sources, load_details, watch, write_report
 from analysis.report.details import EXAMPLES, LONGEST_TEXT, cut
 from analysis.report.page import MOST_SHOWN
@@ -72,7 +73,8 @@ def page(
 
     provenance = {"sweep": "grid", "commit": text[:5000]}
     console = Console(file=io.StringIO())
-    write_report(*frames, out, Sources(details=details), provenance=provenance, console=console, refresh=refresh)
+    sources = Sources(details=details, findings=find)
+    write_report(*frames, out, sources, provenance=provenance, console=console, refresh=refresh)
     return out / "report.html"
 
 

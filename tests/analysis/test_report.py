@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -299,7 +299,7 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         monkeypatch.setattr(f"analysis.candidate_sets.{name}", lambda *_: pd.DataFrame())
     monkeypatch.setattr("analysis.unlearning.load_changes", lambda *_: None)
     monkeypatch.setattr("analysis.report.load_details", lambda *_: {})
-    monkeypatch.setattr("analysis.report.Frames", lambda *_: None)
+    monkeypatch.setattr("analysis.report.Frames", lambda *_: SimpleNamespace(on_share=None))
     monkeypatch.setitem(sys.modules, "analysis.load", module)
     monkeypatch.delitem(sys.modules, "analysis.__main__", raising=False)
     return module
@@ -313,7 +313,7 @@ def test_command_writes_the_report(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["report", "--store", str(tmp_path), "--sweep", "grid", "--out", str(out)]) == 0
     assert (out / "report.md").is_file()
     assert "sweep grid" in (out / "report.md").read_text()
-    assert "wrote 7 files" in capsys.readouterr().out
+    assert "wrote 8 files" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("loader", "quick_figures")

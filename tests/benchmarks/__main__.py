@@ -72,6 +72,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "report": Benchmark(about="the report of 1,260 results of 805 instructions: seconds, page, opening in Chromium"),
     "training_memory": Benchmark(about="the estimate of a training's memory against resident memory on a CPU"),
     "workers": Benchmark(about="two workers against one"),
+    "findings": Benchmark(
+        about="verdicts on published claims in 400 simulated sweeps: how many are false, how many find"
+    ),
     "length_control": Benchmark(about="length-controlled win rates of a grid"),
     "cluster": Benchmark(about="what SLURM costs beside the work; boots a cluster of this machine"),
 }
