@@ -16,7 +16,7 @@ from analysis.parallel import Workers
 from analysis.rankings import load_rankings
 from analysis.regressions import load_regressions
 from analysis.report import Frames, LengthInputs, Sources, load_details, replace, watch, write_report
-from analysis.rounds import rounds
+from analysis.rounds import load_on_share, rounds
 from analysis.stores import Reading
 from analysis.tables import spreadsheet_safe
 from analysis.unlearning import load_changes
@@ -122,7 +122,7 @@ def report(
         if together:
             check_comparable(results, "--together")
         provenance = {"sweep": sweep} if sweep else {}
-        overlap, changes, frames = load_overlap(opened, sweep), load_changes(opened, sweep), Frames(opened, sweep)
+        overlap, changes = load_overlap(opened, sweep), load_changes(opened, sweep)
         sources = Sources(
             answers=begin_answers(opened, sweep, workers),
             regressions=load_regressions(opened, sweep),
@@ -130,8 +130,8 @@ def report(
             candidate_sets=(load_candidate_sets(opened, sweep), load_boundary_measurements(opened, sweep)),
             changes=changes,
             details=partial(load_details, opened, sweep),
-            findings=partial(find, changes=changes, on_share=frames.on_share),
-            frames=frames,
+            findings=partial(find, changes=changes, on_share=load_on_share(opened, sweep)),
+            frames=Frames(opened, sweep),
             overlap=overlap,
             length_control=length_control,
             published=published,

@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -299,7 +299,8 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         monkeypatch.setattr(f"analysis.candidate_sets.{name}", lambda *_: pd.DataFrame())
     monkeypatch.setattr("analysis.unlearning.load_changes", lambda *_: None)
     monkeypatch.setattr("analysis.report.load_details", lambda *_: {})
-    monkeypatch.setattr("analysis.report.Frames", lambda *_: SimpleNamespace(on_share=None))
+    monkeypatch.setattr("analysis.report.Frames", lambda *_: None)
+    monkeypatch.setattr("analysis.rounds.load_on_share", lambda *_: None)
     monkeypatch.setitem(sys.modules, "analysis.load", module)
     monkeypatch.delitem(sys.modules, "analysis.__main__", raising=False)
     return module
