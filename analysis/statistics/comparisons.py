@@ -121,9 +121,8 @@ def simultaneous_intervals(
             for column in grid.means.T
         ]
         return _by_cell(grid, [replace(interval, method=f"{method}, {interval.method}") for interval in own])
-    drawn = _draw(grid, draws, seed)
-    single = _Contrasts(values=grid.means, between=grid.seed_variance / grid.seeds, deviations=drawn.errors)
-    errors, critical = _critical(grid, single, drawn, level=level)
+    contrasts = np.eye(len(grid.names))
+    errors, critical = _critical(grid, contrasts, _draw(grid, draws, seed), level=level)
     half = critical * errors
     return _by_cell(grid, [_interval(grid, *ends, method, level) for ends in _ends(grid.rates, half, 0.0)])
 
@@ -140,9 +139,9 @@ def baseline_differences(
     if 0 in grid.means.shape:
         return _no_intervals(grid, level)
     place = grid.experiment[baseline]
-    drawn = _draw(grid, draws, seed)
-    # Of the opposite differences, whose |t| and errors are the same.
-    errors, critical = _critical(grid, _less(grid, drawn, place), drawn, level=level)
+    contrasts = np.eye(len(grid.names))
+    contrasts[place] -= 1
+    errors, critical = _critical(grid, contrasts, _draw(grid, draws, seed), level=level)
     method = WITH_A_BASELINE.format(len(grid.names) - 1)
     differences = grid.rates - grid.rates[place]
     ends = _ends(differences, critical * errors, -1.0)
@@ -164,7 +163,7 @@ def compare_with_best(
     apart = rates[:, None] - rates[None, :]
     margin, drawn = np.zeros((count, count)), _draw(grid, draws, seed)
     for place in range(count):
-        errors, critical = _critical(grid, _less(grid, drawn, place), drawn, level=level, sides=1)
+        errors, critical = _limits(_less(grid, drawn, place), level=level, sides=1)
         margin[place] = critical * errors
     others = ~np.eye(count, dtype=bool)
     upper = np.minimum(1.0, apart + margin)
@@ -246,7 +245,7 @@ def _draw(grid: Grid, draws: int, seed: int) -> _Draws:
 
 @dataclass(frozen=True, kw_only=True)
 class _Contrasts:
-    """Win rates, or differences of two."""
+    """Win rates, or differences of some."""
 
     values: Floats
     """[instructions x contrasts]"""
@@ -254,38 +253,49 @@ class _Contrasts:
     """[contrasts]: the variance that training seeds add."""
     deviations: Floats
     """[draws x contrasts]"""
-    nothing: int | None = None
-    """Place of a cell's difference from itself."""
+    known: Floats
+    """Of `_Draws`."""
+    varies: npt.NDArray[np.bool_]
+    """[contrasts]: which are not a cell's difference from itself."""
 
 
 def _less(grid: Grid, drawn: _Draws, place: int) -> _Contrasts:
-    """The cell at `place` less every cell."""
-    between = grid.seed_variance / grid.seeds
+    """The cell at `place` less every cell: without products of matrices that hold little but zeros."""
+    others, between = np.arange(len(grid.names)) != place, grid.seed_variance / grid.seeds
     return _Contrasts(
         values=grid.means[:, [place]] - grid.means,
-        between=np.where(np.arange(len(between)) == place, 0.0, between + between[place]),
+        between=np.where(others, between + between[place], 0.0),
         deviations=drawn.errors[:, [place]] - drawn.errors,
-        nothing=place,
+        known=drawn.known,
+        varies=others,
     )
 
 
-def _critical(
-    grid: Grid, contrasts: _Contrasts, drawn: _Draws, *, level: float, sides: int = 2
-) -> tuple[Floats, float]:
-    """Standard errors of `contrasts`, and the |t| that all stay below.
+def _critical(grid: Grid, contrasts: Floats, drawn: _Draws, *, level: float, sides: int = 2) -> tuple[Floats, float]:
+    """`_limits` of any `contrasts` [experiments x contrasts] of the win rates."""
+    made = _Contrasts(
+        values=grid.means @ contrasts,
+        between=(grid.seed_variance / grid.seeds) @ np.square(contrasts),
+        deviations=drawn.errors @ contrasts,
+        known=drawn.known,
+        varies=contrasts.any(axis=0),
+    )
+    return _limits(made, level=level, sides=sides)
+
+
+def _limits(contrasts: _Contrasts, *, level: float, sides: int) -> tuple[Floats, float]:
+    """Standard errors of the contrasts, and the |t| that all stay below.
 
     Verdicts that do not vary in a sample are in doubt all the same: no error is below `LEAST_ERROR`, and |t| not below
     a single comparison's. A cell's difference from itself is 0.
     """
-    rows = len(grid.means)
+    rows = len(contrasts.values)
     over_instructions = contrasts.values.var(axis=0, ddof=min(1, rows - 1)) / rows
-    scale = np.sqrt(over_instructions + drawn.known * contrasts.between)
+    scale = np.sqrt(over_instructions + contrasts.known * contrasts.between)
     deviations = contrasts.deviations
     ratio = np.divide(deviations, scale, out=np.zeros_like(deviations), where=scale > 1e-12)
     largest = (np.abs(ratio) if sides == 2 else ratio).max(axis=1)
-    least = np.full(len(over_instructions), LEAST_ERROR / rows)
-    if contrasts.nothing is not None:
-        least[contrasts.nothing] = 0.0
+    least = np.where(contrasts.varies, LEAST_ERROR / rows, 0.0)
     single = float(special.ndtri((1 + level) / 2 if sides == 2 else level))
     errors = np.maximum(np.sqrt(over_instructions + contrasts.between), least)
     return errors, max(single, float(np.quantile(largest, level)))
