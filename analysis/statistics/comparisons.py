@@ -278,7 +278,7 @@ def _critical(grid: Grid, contrasts: Floats, drawn: _Draws, *, level: float, sid
         between=(grid.seed_variance / grid.seeds) @ np.square(contrasts),
         deviations=drawn.errors @ contrasts,
         known=drawn.known,
-        varies=contrasts.any(axis=0),
+        varies=np.asarray(contrasts.any(axis=0)),
     )
     return _limits(made, level=level, sides=sides)
 
