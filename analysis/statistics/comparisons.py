@@ -131,9 +131,8 @@ def simultaneous_intervals(
             for column in grid.means.T
         ]
         return _by_cell(grid, [replace(interval, method=f"{method}, {interval.method}") for interval in own])
-    drawn = draw_errors(grid, draws, seed)
-    single = Contrasts(values=grid.means, between=grid.seed_variance / grid.seeds, deviations=drawn.errors)
-    errors, critical = errors_and_critical(grid, single, drawn, level=level)
+    contrasts = np.eye(len(grid.names))
+    errors, critical = errors_and_critical(grid, contrasts, draw_errors(grid, draws, seed), level=level)
     half = critical * errors
     return _by_cell(grid, [_interval(grid, *ends, method, level) for ends in _ends(grid.rates, half, 0.0)])
 
@@ -150,9 +149,9 @@ def baseline_differences(
     if 0 in grid.means.shape:
         return _no_intervals(grid, level)
     place = grid.experiment[baseline]
-    drawn = draw_errors(grid, draws, seed)
-    # Of the opposite differences, whose |t| and errors are the same.
-    errors, critical = errors_and_critical(grid, _less(grid, drawn, place), drawn, level=level)
+    contrasts = np.eye(len(grid.names))
+    contrasts[place] -= 1
+    errors, critical = errors_and_critical(grid, contrasts, draw_errors(grid, draws, seed), level=level)
     method = WITH_A_BASELINE.format(len(grid.names) - 1)
     differences = grid.rates - grid.rates[place]
     ends = _ends(differences, critical * errors, -1.0)
@@ -183,15 +182,11 @@ def matched_differences(
     method = MATCHED.format(len(apart))
     found = {}
     if apart:
-        first, second = (list(side) for side in zip(*apart.values(), strict=True))
-        drawn, between = draw_errors(grid, draws, seed), grid.seed_variance / grid.seeds
-        contrasts = Contrasts(
-            values=grid.means[:, first] - grid.means[:, second],
-            between=between[first] + between[second],
-            deviations=drawn.errors[:, first] - drawn.errors[:, second],
-        )
-        errors, critical = errors_and_critical(grid, contrasts, drawn, level=level)
-        ends = _ends(grid.rates[first] - grid.rates[second], critical * errors, -1.0)
+        contrasts = np.zeros((len(grid.names), len(apart)))
+        for column, (first, second) in enumerate(apart.values()):
+            contrasts[[first, second], column] = 1, -1
+        errors, critical = errors_and_critical(grid, contrasts, draw_errors(grid, draws, seed), level=level)
+        ends = _ends(grid.rates @ contrasts, critical * errors, -1.0)
         found = {name: _interval(grid, *each, method, level) for name, each in zip(apart, ends, strict=True)}
     same = replace(_interval(grid, 0.0, np.nan, np.nan, "none", level), method="none", note=ONE_EXPERIMENT)
     return {name: found.get(name, same) for name in matches}
@@ -212,7 +207,7 @@ def compare_with_best(
     apart = rates[:, None] - rates[None, :]
     margin, drawn = np.zeros((count, count)), draw_errors(grid, draws, seed)
     for place in range(count):
-        errors, critical = errors_and_critical(grid, _less(grid, drawn, place), drawn, level=level, sides=1)
+        errors, critical = _limits(_less(grid, drawn, place), level=level, sides=1)
         margin[place] = critical * errors
     others = ~np.eye(count, dtype=bool)
     upper = np.minimum(1.0, apart + margin)
@@ -293,8 +288,8 @@ def draw_errors(grid: Grid, draws: int, seed: int) -> Draws:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contrasts:
-    """Win rates, or differences of two."""
+class _Contrasts:
+    """Win rates, or differences of some."""
 
     values: Floats
     """[instructions x contrasts]"""
@@ -302,47 +297,51 @@ class Contrasts:
     """[contrasts]: the variance that training seeds add."""
     deviations: Floats
     """[draws x contrasts]"""
-    nothing: int | None = None
-    """Place of a cell's difference from itself."""
+    known: Floats
+    """Of `Draws`."""
+    varies: npt.NDArray[np.bool_]
+    """[contrasts]: which are not a cell's difference from itself."""
 
 
-def _less(grid: Grid, drawn: Draws, place: int) -> Contrasts:
-    """The cell at `place` less every cell."""
-    between = grid.seed_variance / grid.seeds
-    return Contrasts(
+def _less(grid: Grid, drawn: Draws, place: int) -> _Contrasts:
+    """The cell at `place` less every cell: without products of matrices that hold little but zeros."""
+    others, between = np.arange(len(grid.names)) != place, grid.seed_variance / grid.seeds
+    return _Contrasts(
         values=grid.means[:, [place]] - grid.means,
-        between=np.where(np.arange(len(between)) == place, 0.0, between + between[place]),
+        between=np.where(others, between + between[place], 0.0),
         deviations=drawn.errors[:, [place]] - drawn.errors,
-        nothing=place,
-    )
-
-
-def linear(grid: Grid, drawn: Draws, weights: Floats) -> Contrasts:
-    """Weighted sums of the experiments' win rates, by weights [experiments x contrasts]."""
-    return Contrasts(
-        values=grid.means @ weights,
-        between=(grid.seed_variance / grid.seeds) @ np.square(weights),
-        deviations=drawn.errors @ weights,
+        known=drawn.known,
+        varies=others,
     )
 
 
 def errors_and_critical(
-    grid: Grid, contrasts: Contrasts, drawn: Draws, *, level: float, sides: int = 2
+    grid: Grid, contrasts: Floats, drawn: Draws, *, level: float, sides: int = 2
 ) -> tuple[Floats, float]:
-    """Standard errors of `contrasts`, and the |t| that all stay below.
+    """`_limits` of any `contrasts` [experiments x contrasts] of the win rates."""
+    made = _Contrasts(
+        values=grid.means @ contrasts,
+        between=(grid.seed_variance / grid.seeds) @ np.square(contrasts),
+        deviations=drawn.errors @ contrasts,
+        known=drawn.known,
+        varies=np.asarray(contrasts.any(axis=0)),
+    )
+    return _limits(made, level=level, sides=sides)
+
+
+def _limits(contrasts: _Contrasts, *, level: float, sides: int) -> tuple[Floats, float]:
+    """Standard errors of the contrasts, and the |t| that all stay below.
 
     Verdicts that do not vary in a sample are in doubt all the same: no error is below `LEAST_ERROR`, and |t| not below
     a single comparison's. A cell's difference from itself is 0.
     """
-    rows = len(grid.means)
+    rows = len(contrasts.values)
     over_instructions = contrasts.values.var(axis=0, ddof=min(1, rows - 1)) / rows
-    scale = np.sqrt(over_instructions + drawn.known * contrasts.between)
+    scale = np.sqrt(over_instructions + contrasts.known * contrasts.between)
     deviations = contrasts.deviations
     ratio = np.divide(deviations, scale, out=np.zeros_like(deviations), where=scale > 1e-12)
     largest = (np.abs(ratio) if sides == 2 else ratio).max(axis=1)
-    least = np.full(len(over_instructions), LEAST_ERROR / rows)
-    if contrasts.nothing is not None:
-        least[contrasts.nothing] = 0.0
+    least = np.where(contrasts.varies, LEAST_ERROR / rows, 0.0)
     single = float(special.ndtri((1 + level) / 2 if sides == 2 else level))
     errors = np.maximum(np.sqrt(over_instructions + contrasts.between), least)
     return errors, max(single, float(np.quantile(largest, level)))

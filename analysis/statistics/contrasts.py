@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from analysis.statistics.comparisons import Grid, draw_errors, errors_and_critical, linear
+from analysis.statistics.comparisons import Grid, draw_errors, errors_and_critical
 from analysis.statistics.intervals import CONSTRUCTION, THESE_MODELS, TWO_SEEDS, Floats, Interval, nothing, tails
 from analysis.statistics.seeds import degrees_of_freedom, seed_variance
 
@@ -104,8 +104,7 @@ def contrasts(
     scale = np.abs(table).sum(axis=0) / 2
     scaled = table / scale
     drawn = draw_errors(grid, draws, seed)
-    drawn = replace(drawn, known=np.ones_like(drawn.known))
-    errors, normal = errors_and_critical(grid, linear(grid, drawn, scaled), drawn, level=level)
+    errors, normal = errors_and_critical(grid, scaled, replace(drawn, known=np.ones_like(drawn.known)), level=level)
     if (1 - level) * draws < FEWEST_BEYOND:
         normal = float(special.ndtri(1 - (1 - level) / 2 / len(weights)))
     over_instructions = (grid.means @ scaled).var(axis=0, ddof=1) / rows
