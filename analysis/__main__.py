@@ -1,4 +1,4 @@
-"""Command line: `python -m analysis report` writes figures and tables, `python -m analysis compare` one difference."""
+"""Command line, `python -m analysis`: `report` writes figures and tables, `compare` one difference, `export` frames."""
 
 import argparse
 import sys
@@ -9,6 +9,8 @@ from pathlib import Path
 from analysis.candidate_sets import load_boundary_measurements, load_candidate_sets
 from analysis.comparability import check_comparable
 from analysis.compare import compare
+from analysis.export import export
+from analysis.exported import exported
 from analysis.hub_files import load_difficulty, load_gamed
 from analysis.load import load_answers, load_overlap, load_results, load_verdicts
 from analysis.rankings import load_rankings
@@ -40,6 +42,8 @@ def _report(options: argparse.Namespace) -> str:
         folder = None if options.length_control == HUB else Path(options.length_control)
         length_control = (load_difficulty(folder), load_gamed(folder))
     own = {"together": options.together, "length_control": length_control}
+    if options.watch is not None and options.store.is_dir() and exported(options.store):
+        raise PrefsweepError(f"--watch: {options.store} is an exported folder, in which nothing changes")
     if options.watch is None:
         paths = report(options.store, options.sweep, options.out, **own)
         return f"wrote {len(paths)} files to {options.out}"
@@ -65,6 +69,11 @@ def _compare(options: argparse.Namespace) -> str:
 def _rounds(options: argparse.Namespace) -> str:
     _check_store(options.store)
     return rounds(options.store, options.sweep)
+
+
+def _export(options: argparse.Namespace) -> str:
+    _check_store(options.store)
+    return export(options.store, options.folder, options.sweep, texts=not options.without_texts)
 
 
 def report(
@@ -157,7 +166,13 @@ def _parser() -> argparse.ArgumentParser:
     other.set_defaults(run=_compare)
     third = commands.add_parser("rounds", help="what each round gains, and on-policy over static data, with intervals")
     third.set_defaults(run=_rounds)
-    for each in (command, other, third):
+    fourth = commands.add_parser(
+        "export", help="every frame as Parquet in a folder that needs no store: --store FOLDER, load_results(FOLDER)"
+    )
+    fourth.add_argument("folder", type=Path, metavar="FOLDER", help="a folder that is not there yet")
+    fourth.add_argument("--without-texts", action="store_true", help="without the examples of prompts and answers")
+    fourth.set_defaults(run=_export)
+    for each in (command, other, third, fourth):
         each.add_argument(
             "--store", type=Path, default=Path("store"), metavar="DIR", help="the store of the sweep (default: ./store)"
         )

@@ -11,8 +11,11 @@ from typing import Any, Final
 
 import pandas as pd
 
+from analysis.columns import BOUNDARY_MEASUREMENTS, CANDIDATE_SETS, SET_DIFFERENCES
+from analysis.exported import exported
 from analysis.load import read_beside, read_settings
 from analysis.statistics import mean_interval
+from analysis.stores import say_missing
 from analysis.tables import markdown_safe, markdown_table
 from harness.stages.boundary import in_words
 from harness.stages.diversity import MEASURES
@@ -20,26 +23,6 @@ from harness.store import Artifact, Store
 
 SETS: Final[Mapping[str, str]] = {"on_policy_set": "on-policy", "static_set": "static"}
 """Names beside a result, with what they are called."""
-
-COLUMNS: Final = ("result", "policy", "set", "artifact", "prompts", "responses", "reward_label", "spread_note")
-
-BOUNDARY: Final = (
-    "result",
-    "policy",
-    "artifact",
-    "on_share",
-    "low",
-    "high",
-    "level",
-    "method",
-    "stage",
-    "cannot_tell",
-    "prompts",
-    "comparisons",
-    "order_disagreement_share",
-    "warning",
-    "label",
-)
 
 EXPLANATION: Final = (
     "Distinct n-grams and spread (1 - cosine of sentence embeddings) are means over pairs of a prompt's responses, in "
@@ -54,8 +37,11 @@ def load_candidate_sets(store: Path | str, sweep: str | None = None) -> pd.DataF
     Raises:
         StoreError: no store there, or no such sweep.
     """
+    if (folder := exported(store)) is not None:
+        return folder.frame("candidate_sets", CANDIDATE_SETS, sweep)
     rows, whose = [], _policies(store, sweep)
-    for result, name, artifact in _found(store, sweep, SETS):
+    found, absent = _found(store, sweep, SETS)
+    for result, name, artifact in found:
         said = artifact.manifest.measures
         measures = {f"{measure}{end}": said[f"{measure}{end}"] for measure in MEASURES for end in ("", "_low", "_high")}
         rows.append(
@@ -70,9 +56,9 @@ def load_candidate_sets(store: Path | str, sweep: str | None = None) -> pd.DataF
             }
         )
     ends = [f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")]
-    frame = pd.DataFrame(rows, columns=[*COLUMNS, *ends])
+    frame = pd.DataFrame(rows, columns=list(CANDIDATE_SETS))
     frame[ends] = frame[ends].astype("float64")
-    return frame
+    return say_missing(frame, absent, len(found) + len(absent), "sets are not described yet")
 
 
 def load_boundary_measurements(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
@@ -81,13 +67,17 @@ def load_boundary_measurements(store: Path | str, sweep: str | None = None) -> p
     Raises:
         StoreError: no store there, or no such sweep.
     """
+    if (folder := exported(store)) is not None:
+        return folder.frame("boundary_measurements", BOUNDARY_MEASUREMENTS, sweep)
     whose = _policies(store, sweep)
+    found, absent = _found(store, sweep, ("boundary",))
     rows = [
         {"result": result, "policy": whose[result], "artifact": artifact.manifest.content_id}
-        | {name: artifact.manifest.measures[name] for name in BOUNDARY[3:]}
-        for result, _, artifact in _found(store, sweep, ("boundary",))
+        | {name: artifact.manifest.measures[name] for name in list(BOUNDARY_MEASUREMENTS)[3:]}
+        for result, _, artifact in found
     ]
-    return pd.DataFrame(rows, columns=list(BOUNDARY))
+    frame = pd.DataFrame(rows, columns=list(BOUNDARY_MEASUREMENTS))
+    return say_missing(frame, absent, len(found) + len(absent), "results have no measured boundary yet")
 
 
 def load_set_differences(store: Path | str, sweep: str | None = None) -> pd.DataFrame:
@@ -98,8 +88,11 @@ def load_set_differences(store: Path | str, sweep: str | None = None) -> pd.Data
     Raises:
         StoreError: no store there, or no such sweep.
     """
+    if (folder := exported(store)) is not None:
+        return folder.frame("set_differences", SET_DIFFERENCES, sweep)
     sets: dict[str, dict[str, Artifact]] = {name: {} for name in SETS}
-    for _, name, artifact in _found(store, sweep, SETS):
+    found, absent = _found(store, sweep, SETS)
+    for _, name, artifact in found:
         sets[name][artifact.manifest.content_id] = artifact
     rows = [
         row
@@ -107,8 +100,8 @@ def load_set_differences(store: Path | str, sweep: str | None = None) -> pd.Data
         for static in sets["static_set"].values()
         for row in _differences(own, static)
     ]
-    columns = ["on_policy", "static", "measure", "difference", "low", "high", "prompts", "method", "note"]
-    return pd.DataFrame(rows, columns=columns)
+    frame = pd.DataFrame(rows, columns=list(SET_DIFFERENCES))
+    return say_missing(frame, absent, len(found) + len(absent), "sets are not described yet")
 
 
 def _differences(own: Artifact, static: Artifact) -> Iterator[dict[str, Any]]:
@@ -134,14 +127,20 @@ def _differences(own: Artifact, static: Artifact) -> Iterator[dict[str, Any]]:
 
 def _found(
     store: Path | str, sweep: str | None, names: Sequence[str] | Mapping[str, str]
-) -> Iterator[tuple[str, str, Artifact]]:
-    """Result, name and artifact of what stands beside results under these names, as far as it is there."""
+) -> tuple[list[tuple[str, str, Artifact]], list[str]]:
+    """Result, name and artifact of what stands beside results under these names, and in words what is not there yet."""
     opened = Store(Path(store)).check()
+    found, absent = [], []
     for result, beside in read_beside(opened, sweep).items():
         for name in names:
             stage = "boundary" if name == "boundary" else "diversity"
-            if name in beside and (artifact := opened.find(stage, beside[name])) is not None:
-                yield result, name, artifact
+            if name not in beside:
+                continue
+            if (artifact := opened.find(stage, beside[name])) is not None:
+                found.append((result, name, artifact))
+            else:
+                absent.append(result if stage == "boundary" else f"{result} {SETS[name]}")
+    return found, absent
 
 
 def _policies(store: Path | str, sweep: str | None) -> dict[str, str]:

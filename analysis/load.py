@@ -1,6 +1,8 @@
 """From the store to tidy frames: one row per result, every configuration key a column.
 
-The columns are those of `analysis.schema`. A partial sweep loads; what is missing has a status that says so.
+The columns are those of `analysis.schema`. A partial sweep loads: a result that is missing has a status that says so,
+and `attrs["missing"]` of every frame says in words what has no rows in it. In the place of a store every function takes
+an exported folder (`python -m analysis export`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,8 +13,9 @@ import pandas as pd
 
 from analysis import answers, schema
 from analysis.comparability import comparable_facts
+from analysis.exported import exported
 from analysis.parallel import each
-from analysis.stores import Stores, ancestry, points_of
+from analysis.stores import Stores, ancestry, points_of, say_missing
 from harness import cost
 from harness.judges.models import SELECTED
 from harness.keys import digest
@@ -27,6 +30,8 @@ def load_results(store: Stores, sweep: str | None = None) -> pd.DataFrame:
     Raises:
         StoreError: no store there, or no such sweep; lists the sweeps there are.
     """
+    if (folder := exported(store)) is not None:
+        return folder.frame("results", schema.RESULTS, sweep)
     rows: list[dict[str, Any]] = []
     made: dict[str, dict[str, None]] = {}
     for opened, points in points_of(store, sweep):
@@ -41,7 +46,8 @@ def load_results(store: Stores, sweep: str | None = None) -> pd.DataFrame:
     )
     frame[list(schema.MEASURES)] = frame[list(schema.MEASURES)].astype("float64")
     frame.attrs["provenance"] = {name: ", ".join(values) for name, values in made.items()}
-    return frame
+    unfinished = frame.loc[frame["status"].isin(["failed", "missing"]), "result"]
+    return say_missing(frame, unfinished, len(frame), "results are not done")
 
 
 def load_verdicts(store: Stores, sweep: str | None = None) -> pd.DataFrame:
@@ -50,15 +56,20 @@ def load_verdicts(store: Stores, sweep: str | None = None) -> pd.DataFrame:
     Raises:
         StoreError: no store there, or no such sweep.
     """
+    if (folder := exported(store)) is not None:
+        return folder.frame("verdicts", schema.VERDICTS, sweep)
     frames = [pd.DataFrame(columns=list(schema.VERDICTS))]
     read: dict[Path, pd.DataFrame] = {}  # cells of equal content share their verdicts
+    absent: dict[str, bool] = {}
     for opened, key, point in _each(store, sweep):
-        if (artifact := opened.find("judge", point["nodes"]["judge"])) is not None:
+        artifact = opened.find("judge", point["nodes"]["judge"])
+        absent[key] = artifact is None
+        if artifact is not None:
             if artifact.folder not in read:
                 read[artifact.folder] = artifact.table("verdicts").to_pandas()
             table = read[artifact.folder].assign(result=key)
             frames.append(table[[*schema.VERDICTS, *(name for name in schema.LENGTHS if name in table.columns)]])
-    return pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
+    return _joined(frames, absent, "verdicts")
 
 
 def load_answers(store: Stores, sweep: str | None = None) -> pd.DataFrame:
@@ -67,6 +78,8 @@ def load_answers(store: Stores, sweep: str | None = None) -> pd.DataFrame:
     Raises:
         StoreError: no store there, or no such sweep.
     """
+    if (folder := exported(store)) is not None:
+        return folder.frame("answers", answers.ANSWERS, sweep)
     # Cells of equal content share their answers, which are read and measured once.
     folders: dict[str, tuple[Path | None, ...]] = {}
     given: dict[tuple[Path | None, ...], answers.Given] = {}
@@ -79,7 +92,13 @@ def load_answers(store: Stores, sweep: str | None = None) -> pd.DataFrame:
     for key, own in folders.items():
         if (frame := measured[own]) is not None:
             frames.append(frame.assign(result=key)[list(answers.ANSWERS)])
-    return pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
+    return _joined(frames, {key: measured[own] is None for key, own in folders.items()}, "answers")
+
+
+def _joined(frames: Sequence[pd.DataFrame], absent: Mapping[str, bool], what: str) -> pd.DataFrame:
+    """The frames as one, with a word on the results that have none."""
+    frame = pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
+    return say_missing(frame, (key for key, none in absent.items() if none), len(absent), f"results have no {what}")
 
 
 def _answered(store: Store, point: Mapping[str, Any]) -> dict[str, Artifact | None]:
@@ -135,9 +154,13 @@ def load_overlap(store: Stores, sweep: str | None = None) -> pd.DataFrame:
     Raises:
         StoreError: no store there, or no such sweep.
     """
+    if (folder := exported(store)) is not None:
+        return folder.frame("overlap", (), sweep)
     rows: dict[str, set[tuple[str, bytes, bytes]]] = {}
+    cells: set[str] = set()
     for opened, _, point in _each(store, sweep):
         cell, pairs = _cell(point["nodes"]), point["nodes"].get("pairs")
+        cells |= {cell} if pairs is not None else set()
         artifact = None if cell in rows or pairs is None else opened.find("pairs", pairs)
         if artifact is not None:
             table = artifact.table("pairs", ["prompt_id", "chosen_ids", "rejected_ids"]).to_pandas()
@@ -145,7 +168,8 @@ def load_overlap(store: Stores, sweep: str | None = None) -> pd.DataFrame:
                 (r.prompt_id, r.chosen_ids.tobytes(), r.rejected_ids.tobytes()) for r in table.itertuples(index=False)
             }
     shares = {a: {b: len(rows[a] & rows[b]) / len(rows[a]) if rows[a] else None for b in rows} for a in rows}
-    return pd.DataFrame.from_dict(shares, orient="index", dtype="float64")
+    frame = pd.DataFrame.from_dict(shares, orient="index", dtype="float64")
+    return say_missing(frame, cells - rows.keys(), len(cells), "cells have no preference rows yet")
 
 
 _MANY = 100
