@@ -1,4 +1,4 @@
-"""Command line: `python -m analysis report` writes figures and tables, `findings` answers."""
+"""Command line, `python -m analysis`: `report` writes figures and tables, `findings` answers, `export` keeps frames."""
 
 import argparse
 import sys
@@ -9,6 +9,8 @@ from pathlib import Path
 from analysis.candidate_sets import load_boundary_measurements, load_candidate_sets
 from analysis.comparability import check_comparable
 from analysis.compare import compare, compare_grids
+from analysis.export import export
+from analysis.exported import exported
 from analysis.findings import NOT_TESTED, find, findings_section, load_findings, print_findings, untested_list
 from analysis.hub_files import load_difficulty, load_gamed
 from analysis.load import begin_answers, load_overlap, load_results, load_verdicts
@@ -44,6 +46,8 @@ def _report(options: argparse.Namespace) -> str:
         folder = None if options.length_control == HUB else Path(options.length_control)
         length_control = (load_difficulty(folder), load_gamed(folder))
     own = {"together": options.together, "length_control": length_control, "published": options.published}
+    if options.watch is not None and options.store.is_dir() and exported(options.store):
+        raise PrefsweepError(f"--watch: {options.store} is an exported folder, in which nothing changes")
     if options.watch is None:
         paths = report(options.store, options.sweep, options.out, **own)
         return f"wrote {len(paths)} files to {options.out}"
@@ -92,6 +96,11 @@ def _findings(options: argparse.Namespace) -> str:
     replace(options.out / "findings.md", f"{text}\n")
     replace(options.out / "findings.csv", spreadsheet_safe(found).to_csv(index=False))
     return f"wrote findings.md and findings.csv into {options.out}"
+
+
+def _export(options: argparse.Namespace) -> str:
+    _check_store(options.store)
+    return export(options.store, options.folder, options.sweep, texts=not options.without_texts)
 
 
 def report(
@@ -208,7 +217,13 @@ def _parser() -> argparse.ArgumentParser:
     fourth = commands.add_parser("findings", help="what the sweep says about published claims, with intervals")
     fourth.add_argument("--out", type=Path, metavar="DIR", help="also write findings.md and findings.csv there")
     fourth.set_defaults(run=_findings)
-    for each in (command, other, third, fourth):
+    fifth = commands.add_parser(
+        "export", help="every frame as Parquet in a folder that needs no store: --store FOLDER, load_results(FOLDER)"
+    )
+    fifth.add_argument("folder", type=Path, metavar="FOLDER", help="a folder that is not there yet")
+    fifth.add_argument("--without-texts", action="store_true", help="without the examples of prompts and answers")
+    fifth.set_defaults(run=_export)
+    for each in (command, other, third, fourth, fifth):
         each.add_argument(
             "--store", type=Path, default=Path("store"), metavar="DIR", help="the store of the sweep (default: ./store)"
         )

@@ -11,9 +11,11 @@ from typing import Any, Final
 
 import pandas as pd
 
+from analysis.columns import BOUNDARY_MEASUREMENTS, CANDIDATE_SETS, SET_DIFFERENCES
+from analysis.exported import exported
 from analysis.load import read_beside, read_measured, read_nodes, read_settings
 from analysis.statistics import mean_interval
-from analysis.stores import Reading, reading
+from analysis.stores import Reading, reading, say_missing
 from analysis.tables import markdown_safe, markdown_table
 from harness.stages.boundary import in_words
 from harness.stages.diversity import MEASURES
@@ -21,26 +23,6 @@ from harness.store import Artifact
 
 SETS: Final[Mapping[str, str]] = {"on_policy_set": "on-policy", "static_set": "static"}
 """Names beside a result, with what they are called."""
-
-COLUMNS: Final = ("result", "policy", "set", "artifact", "prompts", "responses", "reward_label", "spread_note")
-
-BOUNDARY: Final = (
-    "result",
-    "policy",
-    "artifact",
-    "on_share",
-    "low",
-    "high",
-    "level",
-    "method",
-    "stage",
-    "cannot_tell",
-    "prompts",
-    "comparisons",
-    "order_disagreement_share",
-    "warning",
-    "label",
-)
 
 EXPLANATION: Final = (
     "Distinct n-grams and spread (1 - cosine of sentence embeddings) are means over pairs of a prompt's responses, in "
@@ -55,8 +37,11 @@ def load_candidate_sets(store: Path | str | Reading, sweep: str | None = None) -
     Raises:
         StoreError: no store there, or no such sweep.
     """
+    if (folder := exported(store)) is not None:
+        return folder.frame("candidate_sets", CANDIDATE_SETS, sweep)
     rows, whose = [], _policies(store, sweep)
-    for result, name, artifact in _found(store, sweep):
+    found, absent = _found(store, sweep)
+    for result, name, artifact in found:
         said = artifact.manifest.measures
         measures = {f"{measure}{end}": said[f"{measure}{end}"] for measure in MEASURES for end in ("", "_low", "_high")}
         rows.append(
@@ -71,9 +56,9 @@ def load_candidate_sets(store: Path | str | Reading, sweep: str | None = None) -
             }
         )
     ends = [f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")]
-    frame = pd.DataFrame(rows, columns=[*COLUMNS, *ends])
+    frame = pd.DataFrame(rows, columns=list(CANDIDATE_SETS))
     frame[ends] = frame[ends].astype("float64")
-    return frame
+    return say_missing(frame, absent, len(found) + len(absent), "sets are not described yet")
 
 
 def load_boundary_measurements(store: Path | str | Reading, sweep: str | None = None) -> pd.DataFrame:
@@ -82,15 +67,20 @@ def load_boundary_measurements(store: Path | str | Reading, sweep: str | None = 
     Raises:
         StoreError: no store there, or no such sweep.
     """
+    if (folder := exported(store)) is not None:
+        return folder.frame("boundary_measurements", BOUNDARY_MEASUREMENTS, sweep)
     opened, whose = reading(store), _policies(store, sweep)
-    rows = [
-        {"result": result, "policy": whose[result], "artifact": artifact.manifest.content_id}
-        | {name: artifact.manifest.measures[name] for name in BOUNDARY[3:]}
-        for result, keys in read_measured(opened, "boundary", sweep).items()
-        for key in keys
-        if (artifact := opened.find("boundary", key)) is not None
-    ]
-    return pd.DataFrame(rows, columns=list(BOUNDARY))
+    rows, absent, asked = [], [], 0
+    for result, keys in read_measured(opened, "boundary", sweep).items():
+        for key in keys:
+            asked += 1
+            if (artifact := opened.find("boundary", key)) is None:
+                absent.append(result)
+                continue
+            said = {name: artifact.manifest.measures[name] for name in list(BOUNDARY_MEASUREMENTS)[3:]}
+            rows.append({"result": result, "policy": whose[result], "artifact": artifact.manifest.content_id, **said})
+    frame = pd.DataFrame(rows, columns=list(BOUNDARY_MEASUREMENTS))
+    return say_missing(frame, absent, asked, "results have no measured boundary yet")
 
 
 def load_set_differences(store: Path | str | Reading, sweep: str | None = None) -> pd.DataFrame:
@@ -101,9 +91,12 @@ def load_set_differences(store: Path | str | Reading, sweep: str | None = None) 
     Raises:
         StoreError: no store there, or no such sweep.
     """
+    if (folder := exported(store)) is not None:
+        return folder.frame("set_differences", SET_DIFFERENCES, sweep)
     whose, nodes = _policies(store, sweep), read_nodes(reading(store), sweep)
     sets: dict[str, dict[str, tuple[Artifact, str]]] = {name: {} for name in SETS}
-    for result, name, artifact in _found(store, sweep):
+    found, absent = _found(store, sweep)
+    for result, name, artifact in found:
         sets[name].setdefault(artifact.manifest.key, (artifact, whose[result]))
     rows = [
         {"policy": policy, **row}
@@ -112,8 +105,8 @@ def load_set_differences(store: Path | str | Reading, sweep: str | None = None) 
         if _candidates_of(nodes, key) == _candidates_of(nodes, other)
         for row in _differences(own, static)
     ]
-    columns = ["policy", "on_policy", "static", "measure", "difference", "low", "high", "prompts", "method", "note"]
-    return pd.DataFrame(rows, columns=columns)
+    frame = pd.DataFrame(rows, columns=list(SET_DIFFERENCES))
+    return say_missing(frame, absent, len(found) + len(absent), "sets are not described yet")
 
 
 def _candidates_of(nodes: Mapping[str, Mapping[str, Any]], key: str) -> set[tuple[str, ...]]:
@@ -143,13 +136,19 @@ def _differences(own: Artifact, static: Artifact) -> Iterator[dict[str, Any]]:
         }
 
 
-def _found(store: Path | str | Reading, sweep: str | None) -> Iterator[tuple[str, str, Artifact]]:
-    """Result, name and artifact of the sets that stand beside results, as far as they are there."""
+def _found(store: Path | str | Reading, sweep: str | None) -> tuple[list[tuple[str, str, Artifact]], list[str]]:
+    """Result, name and artifact of the sets that stand beside results, and in words which are not there yet."""
     opened = reading(store)
+    found, absent = [], []
     for result, beside in read_beside(opened, sweep).items():
-        for name in SETS:
-            if name in beside and (artifact := opened.find("diversity", beside[name])) is not None:
-                yield result, name, artifact
+        for name, said in SETS.items():
+            if name not in beside:
+                continue
+            if (artifact := opened.find("diversity", beside[name])) is not None:
+                found.append((result, name, artifact))
+            else:
+                absent.append(f"{result} {said}")
+    return found, absent
 
 
 def _policies(store: Path | str | Reading, sweep: str | None) -> dict[str, str]:

@@ -1,11 +1,12 @@
 """Further tidy frames of a sweep: training curves, reward distributions, picks and costs.
 
-The columns are those of `analysis.schema`. What is not done yet has no rows.
+The columns are those of `analysis.schema`. What is not done yet has no rows, and `attrs["missing"]` says so.
 """
 
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import pyarrow as pa
 from scipy import stats
 
 from analysis import schema
+from analysis.exported import exported
 from analysis.statistics import mean_interval
-from analysis.stores import Points, Stores, ancestry, points_of
+from analysis.stores import Points, Stores, ancestry, points_of, say_missing
 from harness import choice, cost, record
 from harness.errors import ConfigError
 from harness.plan import STAGES
@@ -44,19 +46,27 @@ def load_training(store: Stores, sweep: str | None = None) -> pd.DataFrame:
     Raises:
         StoreError: no store there, or no such sweep.
     """
+    if (folder := exported(store)) is not None:
+        return folder.frame("training", schema.TRAINING, sweep)
     curves: list[pa.Table] = []
     cells: list[str] = []
+    found: dict[str, bool] = {}
     for opened, points in points_of(store, sweep):
         read: dict[Path, pa.Table] = {}  # cells of equal content have one folder
         for key in dict.fromkeys(p["nodes"]["train"] for p in points.values() if "train" in p["nodes"]):
-            if (artifact := opened.find("train", key)) is None:
+            artifact = opened.find("train", key)
+            found[key] = artifact is not None
+            if artifact is None:
                 continue
             if artifact.folder not in read:
                 read[artifact.folder] = artifact.table("training", [name for name in schema.TRAINING if name != "cell"])
             curves.append(read[artifact.folder])
             cells += [key] * len(curves[-1])
     frame = pa.concat_tables(curves, promote_options="default").to_pandas() if curves else pd.DataFrame()
-    return typed([frame.assign(cell=cells)], schema.TRAINING, ("cell",))
+    frame = typed([frame.assign(cell=cells)], schema.TRAINING, ("cell",))
+    return say_missing(
+        frame, (key for key, is_done in found.items() if not is_done), len(found), "cells are not trained"
+    )
 
 
 def load_spreads(store: Stores, sweep: str | None = None, *, shapes: int | None = None) -> pd.DataFrame:
@@ -71,9 +81,12 @@ def load_spreads(store: Stores, sweep: str | None = None, *, shapes: int | None 
     Raises:
         StoreError: no store there, or no such sweep.
     """
+    if (folder := exported(store)) is not None:
+        return _with_shapes(folder.frame("spreads", schema.SPREADS, sweep), shapes)
     frames = []
     parts: Parts = {}
-    for opened, pool, facts in pools(store, sweep):
+    missing = Missing()
+    for opened, pool, facts in pools(store, sweep, missing):
         frame = pool.table("spreads").to_pandas()
         if (scored := scores(opened, pool)) is not None:
             ids = frame["prompt_id"].sort_values().head(shapes) if shapes is not None else frame["prompt_id"]
@@ -81,7 +94,15 @@ def load_spreads(store: Stores, sweep: str | None = None, *, shapes: int | None 
             measured = pd.DataFrame({"prompt_id": list(ids), **_shape(rewards)})
             frame = frame.merge(measured, on="prompt_id", how="left", validate="one_to_one")
         frames.append(frame.assign(**facts))
-    return typed(frames, schema.SPREADS, (*POOL_TEXT, "prompt_id", "dropped"))
+    return missing.say(typed(frames, schema.SPREADS, (*POOL_TEXT, "prompt_id", "dropped")))
+
+
+def _with_shapes(frame: pd.DataFrame, shapes: int | None) -> pd.DataFrame:
+    """The frame of spreads with the shapes of so many prompts of each pool only."""
+    if shapes is not None:
+        kept = frame.sort_values("prompt_id").groupby("pool").head(shapes).index
+        frame.loc[~frame.index.isin(kept), ["skewness", "excess_kurtosis", "normal_p"]] = np.nan
+    return frame
 
 
 def load_picks(store: Stores, sweep: str | None = None) -> pd.DataFrame:
@@ -90,8 +111,11 @@ def load_picks(store: Stores, sweep: str | None = None) -> pd.DataFrame:
     Raises:
         StoreError: no store there, or no such sweep.
     """
+    if (folder := exported(store)) is not None:
+        return folder.frame("picks", schema.PICKS, sweep)
     rows = []
-    for opened, pool, facts in pools(store, sweep):
+    missing = Missing()
+    for opened, pool, facts in pools(store, sweep, missing):
         frame, said = pool.table("picks", ["position", "z"]).to_pandas(), _labels(opened, pool)
         for position, z in frame.groupby("position", sort=False)["z"]:
             name, n = str(position), facts["n"]
@@ -99,7 +123,7 @@ def load_picks(store: Stores, sweep: str | None = None) -> pd.DataFrame:
             mean = mean_interval(z.to_numpy())
             realised = {"prompts": mean.n, "z_mean": mean.estimate, "z_low": mean.low, "z_high": mean.high}
             rows.append({**facts, "position": name, **realised, "z_expected": expected, **said})
-    return typed([pd.DataFrame(rows)], schema.PICKS, (*POOL_TEXT, "position", "reward_label", "decoding"))
+    return missing.say(typed([pd.DataFrame(rows)], schema.PICKS, (*POOL_TEXT, "position", "reward_label", "decoding")))
 
 
 def load_costs(store: Stores, sweep: str | None = None) -> pd.DataFrame:
@@ -108,19 +132,25 @@ def load_costs(store: Stores, sweep: str | None = None) -> pd.DataFrame:
     Raises:
         StoreError: no store there, or no such sweep.
     """
+    if (folder := exported(store)) is not None:
+        return folder.frame("costs", schema.COSTS, sweep)
     rows: dict[str, Counter[str]] = {}
+    undone: dict[str, bool] = {}
     for opened, points in points_of(store, sweep):
         users, stages = _users(points)
         counted: set[str] = set()
         for key, count in users.items():
-            if (artifact := opened.find(stages[key], key)) is None:
+            artifact = opened.find(stages[key], key)
+            undone[key] = artifact is None
+            if artifact is None:
                 continue
             row, spent = rows.setdefault(stages[key], Counter()), cost.of(artifact.manifest.provenance)
             row.update(nodes=1, unshared=count * spent.seconds, unshared_gpu=count * spent.gpu_seconds)  # type: ignore[call-overload]
             if str(artifact.folder) not in counted:  # an alias has its original's
                 counted.add(str(artifact.folder))
                 row.update(seconds=spent.seconds, gpu=spent.gpu_seconds, **_paid(artifact))  # type: ignore[call-overload]
-    return typed([pd.DataFrame([_cost(s, rows[s]) for s in STAGES if s in rows])], schema.COSTS, ("stage",))
+    frame = typed([pd.DataFrame([_cost(s, rows[s]) for s in STAGES if s in rows])], schema.COSTS, ("stage",))
+    return say_missing(frame, (key for key, none in undone.items() if none), len(undone), "units of work are not done")
 
 
 def expected_z(position: str, n: int) -> float:
@@ -186,15 +216,30 @@ def _rewards(scored: Sequence[Artifact], ids: Sequence[str], n: int | None, part
     return rewards
 
 
-def pools(store: Stores, sweep: str | None) -> Iterator[tuple[Store, Artifact, dict[str, Any]]]:
-    """Every selection of a sweep, once, with the columns that name it."""
+@dataclass
+class Missing:
+    """Results whose pool is not there yet."""
+
+    results: list[str] = field(default_factory=list)
+    asked: int = 0
+
+    def say(self, frame: pd.DataFrame) -> pd.DataFrame:
+        return say_missing(frame, self.results, self.asked, "results have no pool that is selected from yet")
+
+
+def pools(store: Stores, sweep: str | None, missing: Missing) -> Iterator[tuple[Store, Artifact, dict[str, Any]]]:
+    """Every selection of a sweep, once, with the columns that name it; results without one are noted in `missing`."""
     for opened, points in points_of(store, sweep):
         seen: set[str] = set()
-        for point in points.values():
-            for key in _selections(opened, point["nodes"].get("pairs", "")):
-                pool = None if key in seen else opened.find("select", key)
-                seen.add(key)
-                if pool is not None:
+        for result, point in points.items():
+            if "pairs" not in point["nodes"]:
+                continue  # imported: it was selected from no pool
+            own = {key: opened.find("select", key) for key in _selections(opened, point["nodes"]["pairs"])}
+            missing.asked += 1
+            missing.results += [] if any(own.values()) else [result]
+            for key, pool in own.items():
+                if pool is not None and key not in seen:
+                    seen.add(key)
                     yield opened, pool, {"pool": key, **_names(opened, pool, point["config"])}
 
 

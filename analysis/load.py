@@ -1,9 +1,12 @@
 """From the store to tidy frames: one row per result, every configuration key a column.
 
-The columns are those of `analysis.schema`. A partial sweep loads; what is missing has a status that says so.
+The columns are those of `analysis.schema`. A partial sweep loads: a result that is missing has a status that says so,
+and `attrs["missing"]` of every frame says in words what has no rows in it. In the place of a store every function takes
+an exported folder (`python -m analysis export`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
@@ -16,8 +19,9 @@ from scipy import sparse
 
 from analysis import answers, schema
 from analysis.comparability import comparable_facts
+from analysis.exported import exported
 from analysis.parallel import Workers
-from analysis.stores import Reading, Stores, ancestry, points_of
+from analysis.stores import Reading, Stores, ancestry, points_of, say_missing
 from harness import cost, record
 from harness.judges.models import SELECTED
 from harness.keys import digest
@@ -32,6 +36,8 @@ def load_results(store: Stores, sweep: str | None = None) -> pd.DataFrame:
     Raises:
         StoreError: no store there, or no such sweep; lists the sweeps there are.
     """
+    if (folder := exported(store)) is not None:
+        return folder.frame("results", schema.RESULTS, sweep)
     rows: list[dict[str, Any]] = []
     made: dict[str, dict[str, None]] = {}
     for opened, points in points_of(store, sweep):
@@ -46,7 +52,8 @@ def load_results(store: Stores, sweep: str | None = None) -> pd.DataFrame:
     )
     frame[list(schema.MEASURES)] = frame[list(schema.MEASURES)].astype("float64")
     frame.attrs["provenance"] = {name: ", ".join(values) for name, values in made.items()}
-    return frame
+    unfinished = frame.loc[frame["status"].isin(["failed", "missing"]), "result"]
+    return say_missing(frame, unfinished, len(frame), "results are not done")
 
 
 def load_verdicts(store: Stores, sweep: str | None = None) -> pd.DataFrame:
@@ -55,9 +62,14 @@ def load_verdicts(store: Stores, sweep: str | None = None) -> pd.DataFrame:
     Raises:
         StoreError: no store there, or no such sweep.
     """
+    if (folder := exported(store)) is not None:
+        return folder.frame("verdicts", schema.VERDICTS, sweep)
     found: list[tuple[str, Artifact]] = []
+    absent: dict[str, bool] = {}
     for opened, key, point in _each(store, sweep):
-        if (artifact := opened.find("judge", point["nodes"]["judge"])) is not None:
+        artifact = opened.find("judge", point["nodes"]["judge"])
+        absent[key] = artifact is None
+        if artifact is not None:
             found.append((key, artifact))
     read: dict[Path, pa.Table] = {}  # cells of equal content share their verdicts
     for _, artifact in found:
@@ -66,13 +78,13 @@ def load_verdicts(store: Stores, sweep: str | None = None) -> pd.DataFrame:
             names = [name for name in (*schema.VERDICTS, *schema.LENGTHS) if name in table.column_names]
             read[artifact.folder] = table.select(names)
     tables = [read[artifact.folder] for _, artifact in found]
-    if not any(table.num_rows for table in tables):
-        return pd.DataFrame(columns=list(schema.VERDICTS))
-    # Joined as Arrow tables: as frames, a thousand of them take three times as long.
-    results = pa.array([key for key, _ in found]).take(np.repeat(np.arange(len(tables)), [t.num_rows for t in tables]))
-    joined = pa.concat_tables(tables, promote_options="default")
-    frame: pd.DataFrame = joined.add_column(0, "result", results).to_pandas()
-    return frame
+    frame = pd.DataFrame(columns=list(schema.VERDICTS))
+    if any(table.num_rows for table in tables):
+        # Joined as Arrow tables: as frames, a thousand of them take three times as long.
+        places = np.repeat(np.arange(len(tables)), [table.num_rows for table in tables])
+        joined = pa.concat_tables(tables, promote_options="default")
+        frame = joined.add_column(0, "result", pa.array([key for key, _ in found]).take(places)).to_pandas()
+    return _without(frame, absent, "verdicts")
 
 
 def load_answers(store: Stores, sweep: str | None = None) -> pd.DataFrame:
@@ -91,6 +103,8 @@ def begin_answers(store: Stores, sweep: str | None, workers: Workers) -> Callabl
     Raises:
         StoreError: no store there, or no such sweep.
     """
+    if (folder := exported(store)) is not None:
+        return partial(folder.frame, "answers", answers.ANSWERS, sweep)
     # Cells of equal content share their answers, which are read and measured once.
     folders: dict[str, tuple[Path | None, ...]] = {}
     given: dict[tuple[Path | None, ...], answers.Given] = {}
@@ -103,9 +117,15 @@ def begin_answers(store: Stores, sweep: str | None, workers: Workers) -> Callabl
     def finish() -> pd.DataFrame:
         measured = dict(zip(given, under_way, strict=True))
         own = {key: measured[folder] for key, folder in folders.items()}
-        return answers.answers_frame({key: columns for key, columns in own.items() if columns is not None})
+        frame = answers.answers_frame({key: columns for key, columns in own.items() if columns is not None})
+        return _without(frame, {key: columns is None for key, columns in own.items()}, "answers")
 
     return finish
+
+
+def _without(frame: pd.DataFrame, absent: Mapping[str, bool], what: str) -> pd.DataFrame:
+    """The frame with a word on the results that have none."""
+    return say_missing(frame, (key for key, none in absent.items() if none), len(absent), f"results have no {what}")
 
 
 def _answered(store: Store, point: Mapping[str, Any]) -> dict[str, Artifact | None]:
@@ -181,11 +201,15 @@ def load_overlap(store: Stores, sweep: str | None = None) -> pd.DataFrame:
     Raises:
         StoreError: no store there, or no such sweep.
     """
+    if (folder := exported(store)) is not None:
+        return folder.frame("overlap", (), sweep)
     known: dict[bytes, int] = {}
     read: dict[Path, npt.NDArray[np.int64]] = {}  # training seeds share their pairs
     rows: dict[str, npt.NDArray[np.int64]] = {}
+    cells: set[str] = set()
     for opened, _, point in _each(store, sweep):
         cell, pairs = _cell(point["nodes"]), point["nodes"].get("pairs")
+        cells |= {cell} if pairs is not None else set()
         artifact = None if cell in rows or pairs is None else opened.find("pairs", pairs)
         if artifact is not None:
             if artifact.folder not in read:
@@ -199,7 +223,8 @@ def load_overlap(store: Stores, sweep: str | None = None) -> pd.DataFrame:
     has = sparse.csr_array((np.ones(len(columns)), (places, columns)), shape=(len(rows), len(known)))
     with np.errstate(invalid="ignore"):
         shares = (has @ has.T).toarray() / sizes[:, None]
-    return pd.DataFrame(shares, index=list(rows), columns=list(rows))
+    frame = pd.DataFrame(shares, index=list(rows), columns=list(rows))
+    return say_missing(frame, cells - rows.keys(), len(cells), "cells have no preference rows yet")
 
 
 def _row_digest(row: Iterable[npt.NDArray[np.int32]]) -> bytes:

@@ -13,20 +13,14 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from analysis.columns import RANKING_MEASURES, RANKINGS
+from analysis.exported import exported
 from analysis.load import read_ancestors
 from analysis.schema import plain
 from analysis.statistics import Interval, win_rate_interval
-from analysis.stores import Reading, reading
+from analysis.stores import Reading, reading, say_missing
 from analysis.tables import markdown_safe, markdown_table
 from harness.store import Artifact
-
-MEASURES: Final = {
-    "order_disagreement": "share of a prompt's comparisons whose verdict turned with the order; equal texts left out",
-    "ties": "share of a prompt's comparisons that decided nothing",
-    "cyclic_triples": "share of a prompt's decided triples of responses that beat each other in a circle",
-    "kendall": "Kendall's tau-b of a prompt's ranking and the reward's",
-}
-"""What has an interval, by its column."""
 
 COUNTS: Final = ("comparisons", "comparisons_at_most", "known_before", "identical")
 
@@ -43,25 +37,27 @@ NO_REWARD: Final = "no reward to agree with, or nothing that varies"
 def load_rankings(store: Path | str | Reading, sweep: str | None = None) -> pd.DataFrame:
     """One row per ranking of a pool, whatever the number of its blocks.
 
-    Columns: `ranking` (method and judge in words), `n`, `prompts` ranked and `dropped` among them, `COUNTS`, and for
-    each of `MEASURES` its mean with `_low`, `_high`, `_n` (prompts) and `_note` (why there is no number or interval);
-    `warning`; `results`, the ids of those that rest on it.
+    The columns are those of `analysis.columns.RANKINGS`.
 
     Raises:
         StoreError: no store there, or no such sweep.
     """
+    if (folder := exported(store)) is not None:
+        return folder.frame("rankings", RANKINGS, sweep)
     opened = reading(store)
     users: dict[tuple[str, ...], list[str]] = {}
     for result, keys in read_ancestors(opened, sweep, "rank").items():
         if keys:
             users.setdefault(tuple(sorted(keys)), []).append(result)
     rows = []
+    absent = set()
     for blocks, results in users.items():
+        absent |= {key for key in blocks if opened.find("rank", key) is None}
         artifacts = [artifact for key in blocks if (artifact := opened.find("rank", key)) is not None]
         if artifacts:
             rows.append({**_row(artifacts), "results": " ".join(results)})
-    columns = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high", "_n", "_note")]
-    return pd.DataFrame(rows, columns=["ranking", "n", "prompts", "dropped", *COUNTS, *columns, "warning", "results"])
+    frame = pd.DataFrame(rows, columns=list(RANKINGS))
+    return say_missing(frame, absent, len({key for blocks in users for key in blocks}), "blocks are not ranked yet")
 
 
 def _row(artifacts: Sequence[Artifact]) -> dict[str, Any]:
@@ -75,7 +71,7 @@ def _row(artifacts: Sequence[Artifact]) -> dict[str, Any]:
         **{name: sum(manifest.measures[name] for manifest in manifests) for name in COUNTS},
         "warning": next((m.measures["warning"] for m in manifests if m.measures["warning"]), None),
     }
-    for name in MEASURES:
+    for name in RANKING_MEASURES:
         interval = _interval(ranks, name)
         row |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
         row |= {f"{name}_n": interval.n, f"{name}_note": interval.note}

@@ -15,15 +15,16 @@ import pandas as pd
 from scipy import special
 
 from analysis.beside import mean_interval
+from analysis.columns import SCORE_DIFFERENCES, SCORE_NAME, SCORES
+from analysis.exported import exported
 from analysis.load import read_beside
 from analysis.statistics import Interval
-from analysis.stores import Reading, reading
+from analysis.stores import Reading, reading, say_missing
 from analysis.tables import cell_names, markdown_safe, markdown_table
 from harness.errors import PrefsweepError
 from harness.store import Artifact, Store
 
-NAME: Final = ("task", "metric", "filter", "shots", "version", "lm_eval", "limit")
-"""What names a score: two scores are comparable only where all of these are equal."""
+NAME: Final = tuple(SCORE_NAME)
 
 _QUESTION: Final = ["task", "metric", "filter", "question"]
 
@@ -39,8 +40,7 @@ class Regressions:
     """Scores of a store or a sweep."""
 
     scores: pd.DataFrame
-    """One row per result and score: `result`, the columns of `NAME`, `value`, `standard_error`, `policy_value`,
-    `policy_standard_error`, `higher_is_better`."""
+    """One row per result and score, with the columns of `analysis.columns.SCORES`."""
     differences: Mapping[tuple[Any, ...], "pd.Series[float]"]
     """By (result, *NAME): difference to the policy of every question that both were asked, by its number."""
 
@@ -52,17 +52,51 @@ def load_regressions(store: Path | str | Reading, sweep: str | None = None) -> R
         StoreError: no store there, or no such sweep.
         PrefsweepError: model and policy were asked different questions under the same number.
     """
+    if (folder := exported(store)) is not None:
+        apart = folder.frame("score_differences", SCORE_DIFFERENCES, sweep)
+        return Regressions(scores=folder.frame("scores", SCORES, sweep), differences=_by_name(apart))
     opened = reading(store)
+    absent: dict[str, bool] = {}
     rows: list[dict[str, Any]] = []
     differences: dict[tuple[Any, ...], pd.Series[float]] = {}
     for result, beside in read_beside(opened, sweep).items():
-        for own, policy in _measured(opened, beside):
+        for key, own, policy in _measured(opened, beside):
+            absent[f"{result} {key}"] = own is None
+            if own is None:
+                continue
             for name, row in _scores(own, policy):
                 rows.append({"result": result, **dict(zip(NAME, name, strict=True)), **row})
             for name, difference in _differences(own, policy):
                 differences[result, *name] = difference
-    measured = ("value", "standard_error", "policy_value", "policy_standard_error", "higher_is_better")
-    return Regressions(scores=pd.DataFrame(rows, columns=["result", *NAME, *measured]), differences=differences)
+    frame = pd.DataFrame(rows, columns=list(SCORES))
+    say_missing(frame, (name for name, none in absent.items() if none), len(absent), "tasks have not been run yet")
+    return Regressions(scores=frame, differences=differences)
+
+
+def differences_frame(found: Regressions) -> pd.DataFrame:
+    """The differences as one frame, with the columns of `analysis.columns.SCORE_DIFFERENCES`."""
+    frames = [pd.DataFrame(columns=list(SCORE_DIFFERENCES))]
+    for name, difference in found.differences.items():
+        own = pd.DataFrame({"question": difference.index, "difference": difference.to_numpy()})
+        # As objects: a name that is None stays so.
+        frames.append(
+            own.assign(
+                **{c: pd.Series([v] * len(own), dtype=object) for c, v in zip(("result", *NAME), name, strict=True)}
+            )
+        )
+    return pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)[list(SCORE_DIFFERENCES)]
+
+
+def _by_name(frame: pd.DataFrame) -> dict[tuple[Any, ...], "pd.Series[float]"]:
+    """`differences_frame` turned back."""
+    groups = frame.groupby(["result", *NAME], sort=False, dropna=False).indices
+    parts = (frame.iloc[rows] for rows in groups.values())
+    return {
+        tuple(part.iloc[0][["result", *NAME]]): pd.Series(
+            part["difference"].to_numpy(), index=pd.Index(part["question"], name="question")
+        )
+        for part in parts
+    }
 
 
 def regression_cells(cells: pd.DataFrame, found: Regressions) -> pd.DataFrame:
@@ -102,13 +136,13 @@ def regression_frame(cells: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     return frame.drop(columns="cell")
 
 
-def _measured(store: Store, beside: Mapping[str, str]) -> Iterator[tuple[Artifact, Artifact | None]]:
-    """Artifacts of the tasks that were run on a point's model, each with that of its policy."""
+def _measured(store: Store, beside: Mapping[str, str]) -> Iterator[tuple[str, Artifact | None, Artifact | None]]:
+    """The tasks that are to be run on a point's model, with its artifact and that of its policy."""
     for name, key in beside.items():
         stage, _, task = name.partition(" ")
-        if stage == "lm_eval" and (own := store.find("lm_eval", key)) is not None:
+        if stage == "lm_eval":
             policy = beside.get(f"lm_eval_policy {task}")
-            yield own, store.find("lm_eval", policy) if policy is not None else None
+            yield task, store.find("lm_eval", key), store.find("lm_eval", policy) if policy is not None else None
 
 
 def _scores(own: Artifact, policy: Artifact | None) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:

@@ -15,7 +15,8 @@ import pyarrow as pa
 from scipy import stats
 
 from analysis import schema
-from analysis.frames import POOL_TEXT, pools, scores, typed
+from analysis.exported import exported
+from analysis.frames import POOL_TEXT, Missing, pools, scores, typed
 from analysis.stores import Stores
 from harness import tables
 from harness.store import Artifact
@@ -40,8 +41,12 @@ def load_reward_z(store: Stores, sweep: str | None = None, *, only: Collection[s
     Raises:
         StoreError: no store there, or no such sweep.
     """
+    if (folder := exported(store)) is not None:
+        frame = folder.frame("reward_z", schema.REWARD_Z, sweep)
+        return frame if only is None else frame[frame["pool"].isin(list(only))].reset_index(drop=True)
     frames = []
-    for opened, pool, facts in pools(store, sweep):
+    missing = Missing()
+    for opened, pool, facts in pools(store, sweep, missing):
         scored = scores(opened, pool) if only is None or facts["pool"] in only else None
         if scored is not None:
             spreads = pool.table("spreads").to_pandas()
@@ -50,7 +55,7 @@ def load_reward_z(store: Stores, sweep: str | None = None, *, only: Collection[s
             expected = normal_counts(kept["valid"].value_counts().to_dict(), pool.manifest.spec["ddof"])
             middles = (EDGES[:-1] + EDGES[1:]) / 2
             frames.append(pd.DataFrame({**facts, "z": middles, "responses": counts, "expected": expected}))
-    return typed(frames, schema.REWARD_Z, POOL_TEXT)
+    return missing.say(typed(frames, schema.REWARD_Z, POOL_TEXT))
 
 
 def normal_counts(prompts: Mapping[int, int], ddof: int) -> Floats:

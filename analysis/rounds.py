@@ -15,10 +15,11 @@ import pandas as pd
 
 from analysis.comparability import check_comparable
 from analysis.estimates import preference_table
+from analysis.exported import exported
 from analysis.load import load_results, load_verdicts
 from analysis.schema import ON_SHARE, PATH, ROUND, SEED, configuration_columns, plain, was_imported
 from analysis.statistics import Floats, Interval, ratio_of_gains, seeds_interval
-from analysis.stores import Stores, points_of
+from analysis.stores import Stores, points_of, say_missing
 from analysis.tables import points_text
 from harness import record
 from harness.errors import PrefsweepError
@@ -201,12 +202,16 @@ def load_on_share(store: Stores, sweep: str | None = None) -> pd.DataFrame:
     Raises:
         StoreError: no store there, or no such sweep.
     """
+    if (folder := exported(store)) is not None:
+        return folder.frame("on_share", ON_SHARE, sweep)
     rows: dict[str, dict[str, Any]] = {}
+    asked: set[str] = set()
     for opened, points in points_of(store, sweep):
         for result, point in points.items():
             recorded = point["sweep"]
             key = _boundary(recorded, point)
             found = opened.find(recorded.nodes[key]["stage"], key) if key is not None else None
+            asked |= {result} if key is not None else set()
             if found is not None:
                 config, measures = point["config"], found.manifest.measures
                 pairs = opened.find("pairs", point["nodes"].get("pairs", ""))
@@ -222,7 +227,8 @@ def load_on_share(store: Stores, sweep: str | None = None) -> pd.DataFrame:
                 }
     frame = pd.DataFrame(list(rows.values()), columns=list(ON_SHARE))
     frame = frame.astype({"round": "int64", "prompts": "int64", "on_share": float, "low": float, "high": float})
-    return frame.sort_values(["path", "round", "result"], ignore_index=True)
+    frame = frame.sort_values(["path", "round", "result"], ignore_index=True)
+    return say_missing(frame, asked - rows.keys(), len(asked), "results have no measured boundary yet")
 
 
 def _boundary(recorded: record.Sweep, point: Mapping[str, Any]) -> str | None:

@@ -19,7 +19,7 @@ from harness.errors import PrefsweepError
 IDENTITY: Final[dict[str, str]] = {
     "result": "id of the result: the hash of its configuration",
     "cell": "key of the cell",
-    "status": "one of STATUSES",
+    "status": "done, empty (no preference rows), failed, or missing (not run yet)",
     "reason": "why it is not done, or None",
     "rows_id": "content hash of the preference rows; None when there are none",
     "trained_id": "id of the trained model and of its goal, if any; equal for results that are the same experiment",
@@ -74,6 +74,9 @@ MEASURES: Final[dict[str, str]] = {
     "seconds": "training time",
     "gpu_hours": "GPU hours of all that the result needed, those of shared work split evenly among the results",
 }
+
+RESULTS: Final[dict[str, str]] = IDENTITY | LABELS | COMPARABLE | MEASURES
+"""Columns of the results frame beside the configuration keys."""
 
 VERDICTS: Final[dict[str, str]] = {
     "result": "id of the result: the hash of its configuration",
@@ -169,8 +172,12 @@ ON_SHARE: Final[dict[str, str]] = {
 }
 """One row per result whose policy was compared with static candidates, before its round was trained."""
 
-LENGTHS: Final = ("index", "len_reference", "len_model")
-"""Further columns of the verdicts frame, where the judge's table has them: the instruction's number and lengths."""
+LENGTHS: Final[dict[str, str]] = {
+    "index": "number of the instruction in its set",
+    "len_reference": "length of the reference answer, characters",
+    "len_model": "length of the cell's answer, characters",
+}
+"""Further columns of the verdicts frame, where the judge's table has them."""
 
 STATUSES: Final = ("done", "empty", "failed", "missing")
 

@@ -1,9 +1,14 @@
-"""Where frames are loaded from: one store, or several whose results are taken together."""
+"""Where frames are loaded from: one store, or several whose results are taken together.
+
+An exported folder (`analysis.exported`) may stand in the place of a store.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import pandas as pd
 
 from harness import record
 from harness.errors import PrefsweepError
@@ -48,6 +53,18 @@ def reading(store: "Path | str | Reading") -> Reading:
 
 Stores = Path | str | Reading | Sequence[Path | str | Reading]
 """A store's folder, or several; one that is opened here reads its manifests once for several frames."""
+
+
+MISSING: Final = "missing"
+"""Of a frame's `attrs`: what of the sweep has no rows in it, in words; empty where nothing lacks."""
+
+
+def say_missing(frame: pd.DataFrame, absent: Iterable[str], asked: int, what: str) -> pd.DataFrame:
+    """Leave in `attrs` which of the `asked` have no rows; `what` continues "3 of 8": "results have no verdicts"."""
+    names = sorted(set(absent))
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    frame.attrs[MISSING] = f"{len(names)} of {asked} {what} ({shown})" if names else ""
+    return frame
 
 
 def points_of(stores: Stores, sweep: str | None) -> Iterator[tuple[Store, Points]]:

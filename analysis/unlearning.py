@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.beside import mean_interval
+from analysis.columns import CHANGES
 from analysis.estimates import comparison_columns
+from analysis.exported import exported
 from analysis.load import read_beside
 from analysis.schema import PAIR, plain
 from analysis.statistics import (
@@ -26,11 +28,11 @@ from analysis.statistics import (
     slope_shares,
     within_slope,
 )
-from analysis.stores import Reading, reading
+from analysis.stores import Reading, reading, say_missing
 from analysis.tables import cell_name, markdown_safe, markdown_table
 
-COLUMNS: Final = ("result", "prompt_id", "sample_index", "reward", "tokens", "change")
-"""Of the frame of changes: one row per result and held-out response; `change` in nats per response."""
+COLUMNS: Final = tuple(CHANGES)
+"""Of the frame of changes."""
 
 MEASURES: Final[Mapping[str, str]] = {
     "change": "mean change of log-probability, nats per response",
@@ -57,15 +59,22 @@ def load_changes(store: Path | str | Reading, sweep: str | None = None) -> pd.Da
     Raises:
         StoreError: no store there, or no such sweep.
     """
+    if (folder := exported(store)) is not None:
+        return folder.frame("changes", COLUMNS, sweep)
     opened = reading(store)
+    absent: dict[str, bool] = {}
     frames = [pd.DataFrame(columns=list(COLUMNS))]
     for result, beside in read_beside(opened, sweep).items():
-        found = opened.find("change", beside["change"]) if "change" in beside else None
+        if "change" not in beside:
+            continue
+        found = opened.find("change", beside["change"])
+        absent[result] = found is None
         if found is not None:
             frame = found.table("changes").to_pandas()
             change = frame["model_logp"] - frame["policy_logp"]
             frames.append(frame.assign(result=result, change=change)[list(COLUMNS)])
-    return pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
+    frame = pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
+    return say_missing(frame, (key for key, none in absent.items() if none), len(absent), "results have no changes yet")
 
 
 def unlearning_cells(cells: pd.DataFrame, changes: pd.DataFrame) -> pd.DataFrame:

@@ -303,7 +303,7 @@ def _inert(value: Any) -> Any:
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path, option: str = "--to") -> Iterator[Path]:
     """A folder beside `target` that takes its name once everything is in it.
 
     Raises:
@@ -311,13 +311,13 @@ def new_folder(target: Path) -> Iterator[Path]:
     """
     target = target.absolute()
     if target.exists() or target.is_symlink():
-        raise PrefsweepError(f"--to: {target} is there already; an export does not write over anything")
+        raise PrefsweepError(f"{option}: {target} is there already; an export does not write over anything")
     partial = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
         partial.mkdir(parents=True)
         yield partial
         partial.rename(target)
     except OSError as error:
-        raise PrefsweepError(f"--to: cannot write {target}: {error.strerror or error}") from None
+        raise PrefsweepError(f"{option}: cannot write {target}: {error.strerror or error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -17,6 +17,7 @@ from harness.plan import Node, Plan, make_plan
 from harness.plan.cells import asked_of
 from harness.prompts import prompt_id
 from harness.store import Artifact, Store
+from tests.analysis.exported import check_export
 from tests.artifacts import quiet
 from tests.configs import composed, point
 from tests.test_candidates import completion
@@ -352,6 +353,7 @@ def test_exported_rows_carry_their_goal(finished: Store, tiny_policy: Path) -> N
 def test_the_report_shows_what_was_unlearnt(finished: Store, tmp_path: Path) -> None:
     changes = load_changes(finished.root, "goals")
     assert changes.groupby("result").size().tolist() == [12] * 4
+    check_export(finished.root, tmp_path / "export", "goals")
     assert analyse(["report", "--store", str(finished.root), "--sweep", "goals", "--out", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out" / "report.md").read_text()
     assert "## Unlearning" in text

@@ -22,6 +22,7 @@ from harness.judges.models import PairwiseSpec, RewardSpec
 from harness.progress import Reporter
 from harness.stages.rank import Spec, run
 from harness.store import Store
+from tests.analysis.exported import check_export
 from tests.artifacts import Shelf, adds_up, manifest, written
 from tests.configs import composed
 from tests.judges import server
@@ -87,6 +88,7 @@ def test_a_ranking_trains_and_is_reported(tiny_policy: Path, tmp_path: Path) -> 
     assert row["order_disagreement"] == 0
     assert row["order_disagreement_high"] > 0
     assert row["cyclic_triples_note"].startswith("not known")
+    assert len(check_export(store, tmp_path / "export")["analysis.rankings.load_rankings"]) == 2
     report(store, None, tmp_path / "report")
     assert "## Rankings" in (tmp_path / "report" / "report.md").read_text()
     folder = tmp_path / "rows"

@@ -24,6 +24,7 @@ from harness import app, candidates
 from harness.progress import Reporter
 from harness.stages.pairs import MixedSpec, is_static_row
 from harness.store import Artifact, Store
+from tests.analysis.exported import check_export
 from tests.configs import composed, point
 from tests.test_candidates import completion
 
@@ -119,6 +120,13 @@ def test_the_frames_of_a_round_are_of_the_pool_that_the_boundary_has_chosen(
     assert (share["round"], share["path"], share["stage"], share["data"]) == (1, "auto", "fine_tuning", "on_policy")
     assert 0.5 < share["low"] <= share["on_share"] <= share["high"] <= 1
     assert (share["policy.name"], share["prompts"]) == ("local", 8)
+    assert len(check_export(store, tmp_path / "export", "auto")["analysis.rounds.load_on_share"]) == 1
+
+
+def test_an_export_has_sets_and_boundaries_too(shares: tuple[Path, str], tmp_path: Path) -> None:
+    loaded = check_export(shares[0], tmp_path / "export")
+    for name in ("boundary_measurements", "candidate_sets", "set_differences"):
+        assert len(loaded[f"analysis.candidate_sets.load_{name}"])
 
 
 def test_the_boundary_says_who_wins(shares: tuple[Path, str]) -> None:

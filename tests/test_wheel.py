@@ -56,3 +56,7 @@ def test_the_wheel_has_what_a_report_page_is_made_of(installed: Path, tmp_path: 
     assert made.returncode == 0, made.stderr
     assert all(int(size) > 1000 for size in made.stdout.split())
     assert (installed / "analysis" / "_vendor" / "tabulator" / "LICENSE").is_file()
+
+
+def test_the_wheel_has_the_notebooks(installed: Path) -> None:
+    assert len(list((installed / "analysis" / "notebooks").glob("*.ipynb"))) == 4

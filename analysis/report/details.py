@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from analysis.answers import reference_texts
+from analysis.columns import DETAILS
+from analysis.exported import exported
 from analysis.stores import Stores, points_of
 from harness.plan import STAGES
 from harness.store import Artifact, Store
@@ -52,21 +54,27 @@ class Detail:
 
 
 def load_details(
-    store: Stores, sweep: str | None = None, examples_of: Collection[str] | None = None
+    store: Stores,
+    sweep: str | None = None,
+    examples_of: Collection[str] | None = None,
+    *,
+    examples: int | None = None,
 ) -> dict[str, Detail]:
     """The details of every result of a sweep, or of all sweeps in the store, by its id.
 
     The examples are the first by prompt id, so that cells show the same ones. `examples_of` are the results that have
-    any; None: all.
+    any; None: all. `examples` is how many of each; None: as many as their results leave room for.
 
     Raises:
         StoreError: no store there, or no such sweep.
     """
+    if (folder := exported(store)) is not None:
+        return _of_frame(folder.frame("details", DETAILS, sweep), examples_of, examples)
     found: dict[str, Detail] = {}
     for opened, points in points_of(store, sweep):
         texts = _Texts(opened)
         wanted = points.keys() if examples_of is None else points.keys() & set(examples_of)
-        count = _examples(len(wanted))
+        count = _examples(len(wanted)) if examples is None else examples
         for key, point in points.items():
             nodes = dict(sorted(point["nodes"].items(), key=lambda node: _ORDER.get(node[0], len(_ORDER))))
             own = {stage: opened.find(stage, node) for stage, node in nodes.items()}
@@ -78,6 +86,25 @@ def load_details(
                 answers=_answers(texts, point, own.get("respond"), own.get("judge"), shown),
             )
     return found
+
+
+def details_frame(details: Mapping[str, Detail]) -> pd.DataFrame:
+    """The details as a frame, with the columns of `analysis.columns.DETAILS`."""
+    rows = [{"result": key, **vars(detail)} for key, detail in details.items()]
+    return pd.DataFrame(rows, columns=list(DETAILS)).astype(object)
+
+
+def _of_frame(frame: pd.DataFrame, examples_of: Collection[str] | None, examples: int | None) -> dict[str, Detail]:
+    """`details_frame` turned back, with the examples that are asked for."""
+    wanted = set(frame["result"]) if examples_of is None else set(frame["result"]) & set(examples_of)
+    count = _examples(len(wanted)) if examples is None else examples
+    shown = frame["result"].isin(wanted) * count
+    return {
+        row["result"]: Detail(
+            keys=row["keys"], rows=row["rows"], pairs=row["pairs"][:most], answers=row["answers"][:most]
+        )
+        for most, row in zip(shown, frame.to_dict("records"), strict=True)
+    }
 
 
 def cut(text: str) -> str:

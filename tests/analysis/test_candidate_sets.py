@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from analysis.candidate_sets import BOUNDARY, load_boundary_measurements, load_set_differences
+from analysis.candidate_sets import load_boundary_measurements, load_set_differences
+from analysis.columns import BOUNDARY_MEASUREMENTS
 from harness import tables
 from harness.stages.diversity import means
 from harness.store import write_json
@@ -49,7 +50,7 @@ class Desk:
 
     def boundary(self, judge: str) -> str:
         """What a boundary says; returns its key."""
-        said = {**dict.fromkeys(BOUNDARY[3:]), "on_share": 0.4, "stage": "injection", "label": judge}
+        said = {**dict.fromkeys(BOUNDARY_MEASUREMENTS[3:]), "on_share": 0.4, "stage": "injection", "label": judge}
         return self._shelf.put("boundary", {}, measures=said).manifest.key
 
     def beside(self, result: str, policy: str, earlier: Mapping[str, Any] | None = None, **sets: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from analysis.estimates import estimate_cells, preference_table
+from analysis.export import export
 from analysis.regressions import (
     Regressions,
     load_regressions,
@@ -21,6 +22,7 @@ from analysis.statistics import CONSTRUCTION, THESE_MODELS
 from harness import tables
 from harness.errors import PrefsweepError
 from harness.store import Artifact
+from tests.analysis.exported import check_same
 from tests.analysis.synthetic import make_frames
 from tests.artifacts import Shelf
 
@@ -65,6 +67,29 @@ def only(found: Regressions, *names: str) -> "pd.Series[Any]":
 @pytest.fixture
 def shelf(tmp_path: Path) -> Shelf:
     return Shelf(tmp_path)
+
+
+def test_an_export_has_scores_and_differences(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    own, policy = put(shelf, [0.0, 1.0] * 4), put(shelf, [1.0, 0.0] * 4)
+    beside = {
+        "a": {"lm_eval quiz": own, "lm_eval_policy quiz": policy},
+        "b": {"lm_eval quiz": policy, "lm_eval_policy quiz": policy},
+    }
+    found = loaded(shelf, monkeypatch, beside)
+    export(shelf.store.root, tmp_path / "export")
+    again = load_regressions(tmp_path / "export")
+    check_same(found, again, "regressions")
+    assert len(found.differences) == 2
+    pd.testing.assert_frame_equal(
+        regression_cells(cells(("a",), ("b",)), found), regression_cells(cells(("a",), ("b",)), again)
+    )
+
+
+def test_tasks_that_have_not_been_run_are_said(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = put(shelf, [0.0, 1.0])
+    keys = {"a": {"lm_eval quiz": own.manifest.key, "lm_eval arc": "0" * 16}}
+    monkeypatch.setattr("analysis.regressions.read_beside", lambda *_: keys)
+    assert load_regressions(shelf.store.root).scores.attrs["missing"] == "1 of 2 tasks have not been run yet (a arc)"
 
 
 def test_a_difference_is_paired_by_question(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
