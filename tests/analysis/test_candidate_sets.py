@@ -50,7 +50,7 @@ class Desk:
 
     def boundary(self, judge: str) -> str:
         """What a boundary says; returns its key."""
-        said = {**dict.fromkeys(BOUNDARY_MEASUREMENTS[3:]), "on_share": 0.4, "stage": "injection", "label": judge}
+        said = {**dict.fromkeys(list(BOUNDARY_MEASUREMENTS)[3:]), "on_share": 0.4, "stage": "injection", "label": judge}
         return self._shelf.put("boundary", {}, measures=said).manifest.key
 
     def beside(self, result: str, policy: str, earlier: Mapping[str, Any] | None = None, **sets: str) -> None:
