@@ -113,6 +113,12 @@ def figure_of(axes: Axes) -> Figure:
     return axes.figure
 
 
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG (200 dpi); the same figure gives the same bytes."""
+    # Little compression: a fifth of the time, for files that are a twentieth larger.
+    figure.savefig(path, dpi=200, metadata={"Software": None}, pil_kwargs={"compress_level": 1})
+
+
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write `stem`.png (200 dpi) and `stem`.svg; the same figure gives the same bytes.
 
@@ -120,8 +126,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     """
     # Not with_suffix: a stem may hold a dot, as in "loss.beta=0.1".
     png, svg = stem.parent / f"{stem.name}.png", stem.parent / f"{stem.name}.svg"
-    # Little compression: a fifth of the time, for files that are a twentieth larger.
-    figure.savefig(png, dpi=200, metadata={"Software": None}, pil_kwargs={"compress_level": 1})
+    save_png(figure, png)
     with mpl.rc_context({"svg.hashsalt": "prefsweep"}):
         figure.savefig(svg, metadata={"Date": None, "Creator": None})
     return [png, svg]

@@ -15,7 +15,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.estimates import APART, comparison_columns, detectable_difference, with_standing
-from analysis.figures import figure_of, save
+from analysis.figures import figure_of
+from analysis.figures.canvas import save_png
 from analysis.report.frames import Frames
 from analysis.report.panels import Provenance, Setting, heading, split
 from analysis.schema import PAIR, plain
@@ -69,11 +70,13 @@ class Drawing:
     draw: "partial[Axes]"
     """The axes, at a `width` in inches."""
 
-    def save(self, out: Path) -> list[Path]:
-        """Write PNG and SVG at a page's width into `out`, each at once."""
+    def save(self, out: Path, svg: str) -> list[Path]:
+        """Write a PNG at a page's width, and what `svg` has given, into `out`, each at once."""
         with TemporaryDirectory(dir=out, prefix=".") as waiting:
-            written = save(figure_of(self.draw(width=7.0)), Path(waiting) / self.stem)
-            return [path.replace(out / path.name) for path in written]
+            png, vector = Path(waiting) / f"{self.stem}.png", Path(waiting) / f"{self.stem}.svg"
+            save_png(figure_of(self.draw(width=7.0)), png)
+            vector.write_text(svg, encoding="utf-8")
+            return [path.replace(out / path.name) for path in (png, vector)]
 
     def svg(self) -> str:
         """The figure at one column's width, its text as text."""

@@ -40,7 +40,8 @@ class Drawn:
 
 def draw(out: Path, drawing: Drawing) -> Drawn:
     """Write a figure's files into `out`, and draw it for the page."""
-    return Drawn(drawing=drawing, paths=drawing.save(out), svg=drawing.svg())
+    svg = drawing.svg()
+    return Drawn(drawing=drawing, paths=drawing.save(out, svg), svg=svg)
 
 
 FIGURES: Final[Sequence[Callable[[Analysed], Figures]]] = (

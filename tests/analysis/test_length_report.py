@@ -53,7 +53,7 @@ def test_a_refusal_is_the_reason(frames: tuple[pd.DataFrame, pd.DataFrame]) -> N
 def test_the_report_shows_them(
     frames: tuple[pd.DataFrame, pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("analysis.report.drawing.save", lambda *_: [])
+    monkeypatch.setattr("analysis.report.drawing.save_png", lambda _, path: path.touch())
     monkeypatch.setattr("analysis.report.drawing.Drawing.svg", lambda _: '<svg xmlns="http://www.w3.org/2000/svg"/>')
     write_report(*frames, tmp_path, Sources(length_control=make_inputs(450)))
     page = (tmp_path / "report.md").read_text()

@@ -2,15 +2,12 @@
 
 import io
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 from rich.console import Console
 
 from analysis.answers import ANSWERS
@@ -30,14 +27,7 @@ from tests.analysis.synthetic import JUDGE, alias, join, make_frames, renamed, u
 @pytest.fixture
 def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are drawn but written as empty files: rendering takes a second each, and has its own tests."""
-
-    def touch(_: Figure, stem: Path) -> list[Path]:
-        paths = [stem.parent / f"{stem.name}{suffix}" for suffix in (".png", ".svg")]
-        for path in paths:
-            path.touch()
-        return paths
-
-    monkeypatch.setattr("analysis.report.drawing.save", touch)
+    monkeypatch.setattr("analysis.report.drawing.save_png", lambda _, path: path.touch())
     monkeypatch.setattr("analysis.report.drawing.Drawing.svg", lambda _: '<svg xmlns="http://www.w3.org/2000/svg"/>')
 
 
@@ -275,8 +265,8 @@ def test_frames_that_break_the_contract_are_refused(
 
 
 @pytest.fixture
-def loader(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A loader with a fixed store, in place of the real one."""
+def loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fixed store for the command, in place of the real one."""
     results, verdicts = make_frames(PAIRS[:2])
 
     def load_results(store: Reading, sweep: str | None = None) -> pd.DataFrame:
@@ -286,24 +276,22 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         return results.iloc[:0] if sweep == "empty" else results
 
     overlap = pd.DataFrame([[1.0]], index=["cell"], columns=["cell"])
-    module = ModuleType("analysis.load")
-    module.__dict__.update(
-        load_results=load_results,
-        load_verdicts=lambda *_: verdicts,
-        begin_answers=lambda *_: lambda: pd.DataFrame(columns=list(ANSWERS)),
-        load_overlap=lambda *_: overlap,
-    )
-    monkeypatch.setattr("analysis.regressions.load_regressions", lambda *_: None)
-    monkeypatch.setattr("analysis.rankings.load_rankings", lambda *_: None)
-    for name in ("load_candidate_sets", "load_boundary_measurements"):
-        monkeypatch.setattr(f"analysis.candidate_sets.{name}", lambda *_: pd.DataFrame())
-    monkeypatch.setattr("analysis.unlearning.load_changes", lambda *_: None)
-    monkeypatch.setattr("analysis.report.load_details", lambda *_: {})
-    monkeypatch.setattr("analysis.report.Frames", lambda *_: None)
-    monkeypatch.setattr("analysis.rounds.load_on_share", lambda *_: None)
-    monkeypatch.setitem(sys.modules, "analysis.load", module)
-    monkeypatch.delitem(sys.modules, "analysis.__main__", raising=False)
-    return module
+    fixed: dict[str, Callable[..., object]] = {
+        "load_results": load_results,
+        "load_verdicts": lambda *_: verdicts,
+        "begin_answers": lambda *_: lambda: pd.DataFrame(columns=list(ANSWERS)),
+        "load_overlap": lambda *_: overlap,
+        "load_regressions": lambda *_: None,
+        "load_rankings": lambda *_: None,
+        "load_candidate_sets": lambda *_: pd.DataFrame(),
+        "load_boundary_measurements": lambda *_: pd.DataFrame(),
+        "load_changes": lambda *_: None,
+        "load_details": lambda *_: {},
+        "load_on_share": lambda *_: None,
+        "Frames": lambda *_: None,
+    }
+    for name, function in fixed.items():
+        monkeypatch.setattr(f"analysis.__main__.{name}", function)
 
 
 @pytest.mark.usefixtures("loader", "quick_figures")
