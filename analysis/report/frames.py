@@ -20,6 +20,12 @@ class Frames:
     def __init__(self, store: Stores, sweep: str | None = None) -> None:
         self._store, self._sweep = store, sweep
 
+    def load(self) -> None:
+        """Load all of them now, as when this process would only wait for others."""
+        for name, found in vars(type(self)).items():
+            if isinstance(found, cached_property):
+                getattr(self, name)
+
     @cached_property
     def training(self) -> pd.DataFrame:
         """`schema.TRAINING`."""

@@ -139,6 +139,8 @@ def _estimate(results: pd.DataFrame, verdicts: pd.DataFrame, sources: Sources, m
     cells = estimate_cells(results, table)
     compared = panels(cells, table)
     tables, numbers, warned = _numbers(results.join(result_intervals(results, table)), verdicts, cells, sources)
+    if sources.frames is not None:
+        sources.frames.load()
     answers = sources.answers() if callable(sources.answers) else sources.answers
     beside = beside_win_rates(cells, pd.DataFrame(columns=list(ANSWERS)) if answers is None else answers)
     if answers is not None:
