@@ -45,6 +45,8 @@ def compare_grids(store: Path, first: str, second: str, out: Path, *, second_sto
     `differences.read_side` and `differences.pair_differences` do.
     """
     sides = read_side(store, first), read_side(second_store or store, second)
+    if first == second and second_store is not None:
+        first, second = f"{first} in {store}", f"{second} in {second_store}"
     frame = pair_differences(*sides)
     axes = difference_heatmap(frame, first=first, second=second)
     out.mkdir(parents=True, exist_ok=True)
