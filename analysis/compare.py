@@ -29,7 +29,7 @@ def compare(store: Path, first: str, second: str, sweep: str | None = None) -> s
     check_comparable(both, f"{first} against {second}")
     names = [cell_name(cell, both) for _, cell in both.iterrows()]
     if both["experiment"].nunique() == 1:
-        return f"{names[0]} and {names[1]} are one experiment: they trained the same models, and there is nothing to compare"
+        return f"{names[0]} and {names[1]} are one experiment: they trained the same models; nothing is to be compared"
     interval = cell_difference(both, table)
     if interval.n == 0:
         raise PrefsweepError(f"{first} against {second}: {interval.note}")
