@@ -27,10 +27,12 @@ def compare(store: Path, first: str, second: str, sweep: str | None = None) -> s
         raise PrefsweepError(f"{first} and {second} are one and the same cell")
     both = cells.loc[rows]
     check_comparable(both, f"{first} against {second}")
+    names = [cell_name(cell, both) for _, cell in both.iterrows()]
+    if both["experiment"].nunique() == 1:
+        return f"{names[0]} and {names[1]} are one experiment: they trained the same models; nothing is to be compared"
     interval = cell_difference(both, table)
     if interval.n == 0:
         raise PrefsweepError(f"{first} against {second}: {interval.note}")
-    names = [cell_name(cell, both) for _, cell in both.iterrows()]
     note = f" {interval.note}." if interval.note else ""
     return (
         f"{names[0]}, less {names[1]}: {points_text(interval)} points (95 % interval over {interval.n} instructions: "
@@ -45,6 +47,8 @@ def compare_grids(store: Path, first: str, second: str, out: Path, *, second_sto
     `differences.read_side` and `differences.pair_differences` do.
     """
     sides = read_side(store, first), read_side(second_store or store, second)
+    if first == second and second_store is not None:
+        first, second = f"{first} in {store}", f"{second} in {second_store}"
     frame = pair_differences(*sides)
     axes = difference_heatmap(frame, first=first, second=second)
     out.mkdir(parents=True, exist_ok=True)

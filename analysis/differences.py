@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
 from analysis.captions import STEPS_APART
@@ -58,15 +60,18 @@ def pair_differences(first: Side, second: Side) -> pd.DataFrame:
 
     Raises PrefsweepError where the sides are not comparable, naming what differs, or a pair stands twice in one.
     """
+    second = _own_names(first, second)
     ours, theirs = _by_pair(first), _by_pair(second)
     pairs = list(dict.fromkeys([*ours, *theirs]))
     status = {pair: _status(ours.get(pair), theirs.get(pair)) for pair in pairs}
     compared = [pair for pair in pairs if status[pair] == "done"]
     facts: dict[tuple[str, str], dict[str, Any]] = {}
     if compared:
-        both = pd.DataFrame([side[pair] for pair in compared for side in (ours, theirs)]).reset_index(drop=True)
         known = second.table.columns.difference(first.table.columns)
-        grid = grid_of(both, first.table.join(second.table[known], how="outer"))
+        table = first.table.join(second.table[known], how="outer")
+        matched = [side for pair in compared for side in (ours[pair], _apart(ours[pair], theirs[pair], table))]
+        both = pd.DataFrame(matched).reset_index(drop=True)
+        grid = grid_of(both, table)
         found = matched_differences(grid, {place: (2 * place, 2 * place + 1) for place in range(len(compared))})
         for place, pair in enumerate(compared):
             one, other = (grid.experiment[2 * place + side] for side in (0, 1))
@@ -75,6 +80,10 @@ def pair_differences(first: Side, second: Side) -> pd.DataFrame:
             facts[pair] = {**rates, **_interval(found[place]), **_beside(ours[pair], theirs[pair])}
     rows = [{PAIR[0]: pair[0], PAIR[1]: pair[1], "status": status[pair], **facts.get(pair, {})} for pair in pairs]
     return pd.DataFrame(rows, columns=list(DIFFERENCES))
+
+
+_Part = tuple[dict[str, str], pd.DataFrame]
+"""A grid with the values of the settings that vary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +113,10 @@ def settings_to_compare(
     matches: list[Match] = []
     reasons = []
     for group in groups:
-        alike: dict[tuple[tuple[str, str], ...], dict[str, pd.DataFrame]] = {}
+        alike: dict[tuple[tuple[str, str], ...], dict[str, list[_Part]]] = {}
         for setting, part in parts:
             rest = tuple((k, v) for k, v in setting.items() if k not in COMPARABLE and k.split(".")[0] != group)
-            alike.setdefault(rest, {})[_value(setting, group)] = part
+            alike.setdefault(rest, {}).setdefault(_value(setting, group), []).append((setting, part))
         values = list(dict.fromkeys(value for sides in alike.values() for value in sides))
         if len(values) != 2:
             reasons.append(f"{group} has {len(values)} values; `python -m analysis difference` draws any two")
@@ -115,11 +124,21 @@ def settings_to_compare(
         for rest, sides in alike.items():
             if len(sides) < 2:
                 continue
-            if apart := differences(pd.concat(sides.values())):
+            apart: dict[str, None] = {}
+            fitting = []
+            # One value may stand in several parts that are not comparable, such as by two versions.
+            for (setting, one), (_, other) in product(*(sides[value] for value in values)):
+                if differing := differences(pd.concat([one, other])):
+                    apart |= dict.fromkeys(differing)
+                    continue
+                second, first = (
+                    Side(name=value, cells=own, table=table) for value, own in zip(values, (one, other), strict=True)
+                )
+                shared = {name: value for name, value in setting.items() if name in COMPARABLE}
+                fitting.append(Match(first=first, second=second, setting=dict(rest) | shared))
+            if not fitting:
                 reasons.append(f"those of {group} are not comparable: they differ in {', '.join(apart)}")
-                continue
-            second, first = (Side(name=value, cells=sides[value], table=table) for value in values)
-            matches.append(Match(first=first, second=second, setting=dict(rest)))
+            matches += fitting
     return matches, "" if matches else "; ".join(dict.fromkeys(reasons)) or "no two settings differ in one thing"
 
 
@@ -177,6 +196,33 @@ def _choices(pairs: pd.DataFrame) -> str:
     short = {name.split(".")[0] for name in varying if name.endswith(".name")}
     shown = [name for name in varying if name.endswith(".name") or name.split(".")[0] not in short]
     return "; ".join(f"{name} ({', '.join(sorted(set(pairs[name].map(plain))))})" for name in shown)
+
+
+def _own_names(first: Side, second: Side) -> Side:
+    """The second side, with names of their own for results of which the first has other verdicts.
+
+    Equal configurations have equal results in two stores, where they may be other models, or were judged anew.
+    """
+    if second.table is first.table:
+        return second
+    shared = second.table.columns.intersection(first.table.columns)
+    renamed = {
+        str(name): f"{name} of the second side"
+        for name in shared
+        if not first.table[name].dropna().equals(second.table[name].dropna())
+    }
+    names = second.cells["results"].map(lambda own: tuple(renamed.get(name, name) for name in own))
+    return Side(name=second.name, cells=second.cells.assign(results=names), table=second.table.rename(columns=renamed))
+
+
+def _apart(ours: "pd.Series[Any]", theirs: "pd.Series[Any]", table: pd.DataFrame) -> "pd.Series[Any]":
+    """The second of two cells; one experiment that has two sets of verdicts is no longer one."""
+    one, other = (table[[name for name in cell["results"] if name in table.columns]] for cell in (ours, theirs))
+    if ours["experiment"] != theirs["experiment"] or np.array_equal(one, other, equal_nan=True):
+        return theirs
+    anew = theirs.copy()
+    anew["experiment"] = f"{theirs['experiment']}, judged anew"
+    return anew
 
 
 def _by_pair(side: Side) -> dict[tuple[str, str], "pd.Series[Any]"]:

@@ -80,8 +80,11 @@ def points_text(interval: Interval) -> str:
     """A difference of win rates in points, with its interval."""
     if math.isnan(interval.estimate):
         return ""
-    low, high = (f"{100 * end:+.1f}" if round(100 * end, 1) else "0" for end in (interval.low, interval.high))
-    return f"{100 * interval.estimate:+.1f} [{low}, {high}]"
+    middle, low, high = (
+        f"{100 * value:+.1f}" if round(100 * value, 1) else "0"
+        for value in (interval.estimate, interval.low, interval.high)
+    )
+    return f"{middle} [{low}, {high}]"
 
 
 def _numbers(cell: "pd.Series[Any]") -> dict[str, str]:

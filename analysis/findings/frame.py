@@ -52,7 +52,8 @@ FINDINGS: Final[dict[str, str]] = {
     "instructions": "instructions that all these cells were judged on; of changes, prompts that they are measured on",
     "instructions_needed": "instructions that would tell with these seeds, at 80 % power, if the estimate is the "
     "truth; infinite where instructions alone would not; NaN where there is a verdict",
-    "seeds_needed": "training seeds of each cell that would tell with these instructions, likewise",
+    "seeds_needed": "training seeds of each cell that would tell with these instructions, likewise; of one seed the "
+    "fewest that a verdict takes, since nothing is known of the others",
     "times_needed": "times as many of both, instructions and seeds, that would tell, likewise",
     "judge_label": "the judge in words; None where no judge takes part",
     "decoding": "how the answers were decoded, likewise",
@@ -173,7 +174,9 @@ def _row(answer: _Answer, total: int, level: float) -> dict[str, Any]:
         return _silent_row(claim, heading(answer.setting), least.interval.note)
     scale = 100.0 if claim.unit.startswith(POINTS) else 1.0
     low, high = (min(getattr(one.interval, end) for one in answer.several) for end in ("low", "high"))
-    verdict = _verdict(claim, low, high, min(one.seeds for one in answer.several))
+    # Of several sums the one with the fewest seeds says what all of them speak about.
+    fewest = min(answer.several, key=lambda one: one.seeds)
+    verdict = _verdict(claim, low, high, fewest.seeds)
     needed = _needed(answer.several, least) if verdict == CANNOT_TELL else dict.fromkeys(_NEEDED, nan)
     method = f"{least.interval.method}; one of {total} tests that hold together at {100 * level:g} %"
     return {
@@ -184,14 +187,14 @@ def _row(answer: _Answer, total: int, level: float) -> dict[str, Any]:
         "low": scale * low,
         "high": scale * high,
         "verdict": verdict,
-        "scope": least.interval.scope,
+        "scope": fewest.interval.scope,
         "cells": len(answer.cells),
-        "seeds": min(one.seeds for one in answer.several),
+        "seeds": fewest.seeds,
         "instructions": least.interval.n,
         **needed,
         **{name: _one(answer.cells, name) if answer.judged else None for name in _LABELS},
         "method": method,
-        "note": "; ".join(filter(None, [_seeds_note(claim, low, high, least), *_notes(answer, least)])),
+        "note": "; ".join(filter(None, [_seeds_note(claim, low, high, fewest.seeds), *_notes(answer, least)])),
     }
 
 
@@ -226,8 +229,8 @@ def _needed(several: Sequence[Contrast], least: Contrast) -> dict[str, float]:
     return dict(zip(_NEEDED, map(max, zip(*found, strict=True)), strict=True))
 
 
-def _seeds_note(claim: Claim, low: float, high: float, least: Contrast) -> str:
-    if least.seeds >= LEAST_SEEDS:
+def _seeds_note(claim: Claim, low: float, high: float, seeds: int) -> str:
+    if seeds >= LEAST_SEEDS:
         return ""
     sign = _sign(low, high)
     told = "cannot be told either" if sign == 0 else "holds" if sign == claim.expected else "does not hold"

@@ -130,6 +130,9 @@ def _effect(row: Mapping[Any, Any]) -> str:
 
 
 def _needed(row: Mapping[Any, Any]) -> str:
+    if row["seeds"] <= 1 and isfinite(row["seeds_needed"]):
+        # One seed does not say what others differ by, hence not how many would tell.
+        return f"{_about(row['seeds_needed'])} seeds at least"
     words = [
         f"{_about(value)} {name}"
         for name in ("instructions", "seeds")

@@ -7,10 +7,8 @@ from analysis.statistics.agreement import (
     rank_correlation,
 )
 from analysis.statistics.comparisons import (
-    Grid,
     baseline_differences,
     compare_with_best,
-    make_grid,
     matched_differences,
     max_t_interval,
     ranked_first,
@@ -23,6 +21,7 @@ from analysis.statistics.contrasts import (
     contrasts,
     crossed_contrast,
 )
+from analysis.statistics.grids import Grid, make_grid
 from analysis.statistics.intervals import (
     BOOTSTRAP_EVENTS,
     BOOTSTRAP_ROWS,

@@ -5,26 +5,15 @@ instructions. What is made here pays for the choice. Cells of one experiment cou
 """
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import special
 
-from analysis.statistics.intervals import (
-    CONSTRUCTION,
-    THESE_MODELS,
-    TWO_SEEDS,
-    Floats,
-    Interval,
-    checked,
-    nothing,
-    resamples,
-    win_rate_interval,
-)
-from analysis.statistics.seeds import seed_variance
+from analysis.statistics.grids import Grid, differences_from, draw_errors, limits, limits_of, make_grid
+from analysis.statistics.intervals import Floats, Interval, nothing, resamples, win_rate_interval
 
 MAX_T: Final = "max-t over {} experiments"
 WITH_THE_BEST: Final = "multiple comparisons with the best of {} experiments"
@@ -32,85 +21,6 @@ MATCHED: Final = "max-t over {} differences"
 WITH_A_BASELINE: Final = "max-t over {} differences from the baseline"
 
 ONE_EXPERIMENT: Final = "no interval: the two are one and the same experiment"
-
-LEAST_ERROR: Final = 1.9
-"""Standard error, in instructions, that an estimate has at least: where none differs, the guarded interval of one
-comparison ends 3.7 instructions from it, as this times 1.96 does. Of 805 instructions it is 0.24 points."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """The win rates of several experiments on the same instructions, and what is known of their errors.
-
-    The variance between training seeds is taken as equal in all experiments: two or three seeds of one tell little,
-    those of 21 together enough.
-    """
-
-    names: tuple[Hashable, ...]
-    """One per experiment."""
-    experiment: Mapping[Hashable, int]
-    """Place in `names` of every cell; cells of one experiment share it."""
-    means: Floats
-    """Mean preferences over the seeds [instructions x experiments]."""
-    seeds: npt.NDArray[np.int64]
-    """Training seeds of each experiment."""
-    seed_variance: float
-    """Of a win rate between training seeds, pooled; 0 where no experiment has several."""
-    between: float
-    """Variance of one model's win rate between training seeds, pooled likewise, single preferences included."""
-    noise: float
-    """What these bring about of it."""
-    degrees: float
-    """Degrees of freedom of `seed_variance`: what the noise in it leaves of seeds less experiments; 0 without seeds."""
-    excluded: int
-    """Instructions left out because some cell lacks a verdict."""
-
-    @property
-    def rates(self) -> Floats:
-        return np.asarray(self.means.mean(axis=0), dtype=np.float64)
-
-    @property
-    def scope(self) -> str:
-        """What an interval over all of them speaks about."""
-        return {1: THESE_MODELS, 2: TWO_SEEDS}.get(int(self.seeds.min(initial=3)), CONSTRUCTION)
-
-
-def make_grid(cells: Mapping[Any, pd.DataFrame], experiments: Mapping[Any, Hashable] | None = None) -> Grid:
-    """The grid of `cells`, each [instructions x training seeds] and indexed by instruction.
-
-    `experiments` maps a cell to its experiment, of which the first cell stands for all. Instructions with a failed
-    judgement in any cell are left out of all. Raises ValueError for a repeated instruction or what is no preference.
-    """
-    groups = {name: name if experiments is None else experiments[name] for name in cells}
-    first = {group: name for name, group in reversed(groups.items())}
-    names = tuple(name for name, group in groups.items() if first[group] == name)
-    for name in names:
-        if not cells[name].index.is_unique:
-            raise ValueError(f"cell {name!r}: an instruction is repeated")
-        checked(cells[name].to_numpy(float), dimensions=2)
-    shared = pd.concat([cells[name] for name in names], axis=1, keys=range(len(names))) if names else pd.DataFrame()
-    kept = shared.dropna().to_numpy(float)
-    ends = np.cumsum([cells[name].shape[1] for name in names], dtype=np.int64)
-    tables = [table.T for table in np.split(kept, ends[:-1], axis=1)] if names else []
-    variances = [seed_variance(table) for table in tables if len(kept) and len(table) > 1]
-    spare = sum(variance.seeds - 1 for variance in variances)
-    pooled = sum(variance.excess * (variance.seeds - 1) for variance in variances) / max(spare, 1)
-    between = sum(variance.between * (variance.seeds - 1) for variance in variances) / max(spare, 1)
-    noise = sum(variance.residual * (variance.seeds - 1) for variance in variances) / max(spare, 1)
-    # The excess is a difference of two estimates, and as uncertain as the larger of them (Satterthwaite).
-    sure = (max(0.0, pooled) / between) ** 2 if between > 0 else 1.0
-    place = {first[group]: number for number, group in enumerate(groups[name] for name in names)}
-    return Grid(
-        names=names,
-        experiment={name: place[first[group]] for name, group in groups.items()},
-        means=np.stack([table.mean(axis=0) for table in tables], axis=1) if tables else np.zeros((0, 0)),
-        seeds=np.array([len(table) for table in tables], dtype=np.int64),
-        seed_variance=max(0.0, pooled),
-        between=between,
-        noise=noise,
-        degrees=max(1.0, spare * sure) if spare else 0.0,
-        excluded=len(shared) - len(kept),
-    )
 
 
 def simultaneous_intervals(
@@ -131,9 +41,7 @@ def simultaneous_intervals(
             for column in grid.means.T
         ]
         return _by_cell(grid, [replace(interval, method=f"{method}, {interval.method}") for interval in own])
-    contrasts = np.eye(len(grid.names))
-    errors, critical = errors_and_critical(grid, contrasts, draw_errors(grid, draws, seed), level=level)
-    half = critical * errors
+    half = limits(grid, np.eye(len(grid.names)), draw_errors(grid, draws, seed), level=level).half
     return _by_cell(grid, [_interval(grid, *ends, method, level) for ends in _ends(grid.rates, half, 0.0)])
 
 
@@ -151,10 +59,9 @@ def baseline_differences(
     place = grid.experiment[baseline]
     contrasts = np.eye(len(grid.names))
     contrasts[place] -= 1
-    errors, critical = errors_and_critical(grid, contrasts, draw_errors(grid, draws, seed), level=level)
+    half = limits(grid, contrasts, draw_errors(grid, draws, seed), level=level).half
     method = WITH_A_BASELINE.format(len(grid.names) - 1)
-    differences = grid.rates - grid.rates[place]
-    ends = _ends(differences, critical * errors, -1.0)
+    ends = _ends(grid.rates - grid.rates[place], half, -1.0)
     return _by_cell(grid, [_interval(grid, *each, method, level) for each in ends])
 
 
@@ -185,8 +92,8 @@ def matched_differences(
         contrasts = np.zeros((len(grid.names), len(apart)))
         for column, (first, second) in enumerate(apart.values()):
             contrasts[[first, second], column] = 1, -1
-        errors, critical = errors_and_critical(grid, contrasts, draw_errors(grid, draws, seed), level=level)
-        ends = _ends(grid.rates @ contrasts, critical * errors, -1.0)
+        half = limits(grid, contrasts, draw_errors(grid, draws, seed), level=level).half
+        ends = _ends(grid.rates @ contrasts, half, -1.0)
         found = {name: _interval(grid, *each, method, level) for name, each in zip(apart, ends, strict=True)}
     same = replace(_interval(grid, 0.0, np.nan, np.nan, "none", level), method="none", note=ONE_EXPERIMENT)
     return {name: found.get(name, same) for name in matches}
@@ -207,8 +114,7 @@ def compare_with_best(
     apart = rates[:, None] - rates[None, :]
     margin, drawn = np.zeros((count, count)), draw_errors(grid, draws, seed)
     for place in range(count):
-        errors, critical = _limits(_less(grid, drawn, place), level=level, sides=1)
-        margin[place] = critical * errors
+        margin[place] = limits_of(grid, differences_from(grid, drawn, place), level=level, sides=1).half
     others = ~np.eye(count, dtype=bool)
     upper = np.minimum(1.0, apart + margin)
     highest = np.array([max(0.0, float(upper[place, others[place]].min())) for place in range(count)])
@@ -233,7 +139,7 @@ def ranked_first(grid: Grid, *, draws: int = 10_000, seed: int = 0) -> dict[Hash
     """
     if 0 in grid.means.shape:
         return dict.fromkeys(grid.experiment, float("nan"))
-    rates = grid.rates + draw_errors(grid, draws, seed).errors
+    rates = grid.rates + draw_errors(grid, draws, seed)
     # To a billionth: equal sums in another order of the rows are a tie.
     highest = np.round(rates, 9) == np.round(rates.max(axis=1, keepdims=True), 9)
     shares = (highest / highest.sum(axis=1, keepdims=True)).mean(axis=0)
@@ -264,87 +170,6 @@ def simultaneous_level(table: Floats, *, level: float = 0.95, draws: int = 10_00
     largest = np.abs(resamples(rows, draws, seed) @ centred / rows).max(axis=1)
     joint = 2 * float(special.ndtr(np.quantile(largest, level))) - 1
     return float(np.clip(joint, level, bonferroni))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Draws:
-    """Random deviations of a grid's win rates."""
-
-    errors: Floats
-    """[draws x experiments]: instructions resampled, seeds drawn from a normal."""
-    known: Floats
-    """[draws x 1]: the estimate of the seeds' variance, as a multiple of it, by chi squared."""
-
-
-def draw_errors(grid: Grid, draws: int, seed: int) -> Draws:
-    rows = len(grid.means)
-    errors = np.asarray(resamples(rows, draws, seed) @ (grid.means - grid.rates) / rows, dtype=np.float64)
-    if grid.seed_variance == 0:
-        return Draws(errors=errors, known=np.ones((draws, 1)))
-    generator = np.random.default_rng([seed, 1])
-    noise = generator.standard_normal(errors.shape) * np.sqrt(grid.seed_variance / grid.seeds)
-    known = generator.chisquare(grid.degrees, (draws, 1)) / grid.degrees
-    return Draws(errors=errors + noise, known=known)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Contrasts:
-    """Win rates, or differences of some."""
-
-    values: Floats
-    """[instructions x contrasts]"""
-    between: Floats
-    """[contrasts]: the variance that training seeds add."""
-    deviations: Floats
-    """[draws x contrasts]"""
-    known: Floats
-    """Of `Draws`."""
-    varies: npt.NDArray[np.bool_]
-    """[contrasts]: which are not a cell's difference from itself."""
-
-
-def _less(grid: Grid, drawn: Draws, place: int) -> _Contrasts:
-    """The cell at `place` less every cell: without products of matrices that hold little but zeros."""
-    others, between = np.arange(len(grid.names)) != place, grid.seed_variance / grid.seeds
-    return _Contrasts(
-        values=grid.means[:, [place]] - grid.means,
-        between=np.where(others, between + between[place], 0.0),
-        deviations=drawn.errors[:, [place]] - drawn.errors,
-        known=drawn.known,
-        varies=others,
-    )
-
-
-def errors_and_critical(
-    grid: Grid, contrasts: Floats, drawn: Draws, *, level: float, sides: int = 2
-) -> tuple[Floats, float]:
-    """`_limits` of any `contrasts` [experiments x contrasts] of the win rates."""
-    made = _Contrasts(
-        values=grid.means @ contrasts,
-        between=(grid.seed_variance / grid.seeds) @ np.square(contrasts),
-        deviations=drawn.errors @ contrasts,
-        known=drawn.known,
-        varies=np.asarray(contrasts.any(axis=0)),
-    )
-    return _limits(made, level=level, sides=sides)
-
-
-def _limits(contrasts: _Contrasts, *, level: float, sides: int) -> tuple[Floats, float]:
-    """Standard errors of the contrasts, and the |t| that all stay below.
-
-    Verdicts that do not vary in a sample are in doubt all the same: no error is below `LEAST_ERROR`, and |t| not below
-    a single comparison's. A cell's difference from itself is 0.
-    """
-    rows = len(contrasts.values)
-    over_instructions = contrasts.values.var(axis=0, ddof=min(1, rows - 1)) / rows
-    scale = np.sqrt(over_instructions + contrasts.known * contrasts.between)
-    deviations = contrasts.deviations
-    ratio = np.divide(deviations, scale, out=np.zeros_like(deviations), where=scale > 1e-12)
-    largest = (np.abs(ratio) if sides == 2 else ratio).max(axis=1)
-    least = np.where(contrasts.varies, LEAST_ERROR / rows, 0.0)
-    single = float(special.ndtri((1 + level) / 2 if sides == 2 else level))
-    errors = np.maximum(np.sqrt(over_instructions + contrasts.between), least)
-    return errors, max(single, float(np.quantile(largest, level)))
 
 
 def _ends(estimates: Floats, half: Floats, least: float) -> list[tuple[float, float, float]]:

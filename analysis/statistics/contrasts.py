@@ -4,7 +4,7 @@ A claim about a grid, such as that win rates fall with n, is one: weights that s
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, inf, isfinite, isnan, nan, sqrt
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from analysis.statistics.comparisons import Grid, draw_errors, errors_and_critical
+from analysis.statistics.grids import Grid, draw_errors, limits
 from analysis.statistics.intervals import CONSTRUCTION, THESE_MODELS, TWO_SEEDS, Floats, Interval, nothing, tails
 from analysis.statistics.seeds import degrees_of_freedom, seed_variance
 
@@ -27,9 +27,6 @@ LEAST_SEEDS: Final = 3
 """Training seeds of every cell from which an interval speaks about the construction."""
 
 POWER: Final = 0.8
-
-FEWEST_BEYOND: Final = 10
-"""Draws beyond the |t| that all stay below; a level that leaves fewer has Bonferroni's, which is a little longer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +83,7 @@ def contrasts(
     """Sums of the grid's win rates, each with the weights of some cells, in intervals that hold together at `level`.
 
     The weights of a contrast sum to zero. Instructions are resampled, training seeds drawn from a normal of the grid's
-    pooled variance. The |t| that all stay below is that of errors whose size is known; it becomes Student's with the
-    degrees of freedom of each contrast's error (Satterthwaite), where what seeds and single preferences vary by has
-    those of the seeds. An interval is never shorter than that over instructions alone.
+    pooled variance; see `grids.limits`.
 
     Raises:
         ValueError: weights of a cell that is not in the grid, that do not sum to zero, or that cancel out.
@@ -103,25 +98,14 @@ def contrasts(
     # As differences of two weighted means, whose least error is that of a difference and whose ends are -1 and 1.
     scale = np.abs(table).sum(axis=0) / 2
     scaled = table / scale
-    drawn = draw_errors(grid, draws, seed)
-    errors, normal = errors_and_critical(grid, scaled, replace(drawn, known=np.ones_like(drawn.known)), level=level)
-    if (1 - level) * draws < FEWEST_BEYOND:
-        normal = float(special.ndtri(1 - (1 - level) / 2 / len(weights)))
-    over_instructions = (grid.means @ scaled).var(axis=0, ddof=1) / rows
-    squares = np.square(scaled)
-    noise = np.minimum((grid.noise / grid.seeds) @ squares, over_instructions)
-    between = (grid.seed_variance / grid.seeds) @ squares
-    seeded = (grid.between / grid.seeds) @ squares
-    degrees = _degrees(over_instructions - noise, seeded, rows - 1, int((grid.seeds - 1).sum()))
-    halves = -special.stdtrit(degrees, special.ndtr(-normal)) * np.sqrt(over_instructions - noise + seeded)
-    alone = -special.stdtrit(rows - 1, special.ndtr(-normal)) * np.sqrt(over_instructions)
-    # What the floor of the error adds.
-    least = np.maximum(0.0, np.square(errors) - over_instructions - between)
-    halves = np.maximum(np.maximum(halves, alone), normal * errors)
+    found_limits = limits(grid, scaled, draw_errors(grid, draws, seed), level=level)
+    errors, noise, between = found_limits.errors, found_limits.noise, found_limits.between
+    # What the floor of the error adds to its variance is over instructions.
+    over_instructions = np.maximum(found_limits.over_instructions, np.square(errors) - between)
     found = []
     for place, factor in enumerate(scale):
         fewest = int(grid.seeds[table[:, place] != 0].min())
-        estimate, half = float(grid.rates @ scaled[:, place]), float(halves[place])
+        estimate, half = float(grid.rates @ scaled[:, place]), float(found_limits.half[place])
         low, high = max(-1.0, estimate - half), min(1.0, estimate + half)
         interval = Interval(
             estimate=float(factor) * estimate,
@@ -137,7 +121,7 @@ def contrasts(
             Contrast(
                 interval=interval,
                 critical=half / float(errors[place]),
-                paired=float(factor**2 * (over_instructions[place] - noise[place] + least[place])),
+                paired=float(factor**2 * (over_instructions[place] - noise[place])),
                 noise=float(factor**2 * noise[place]),
                 between=float(factor**2 * between[place]),
                 seeds=fewest,
@@ -174,13 +158,6 @@ def crossed_contrast(values: Floats, *, level: float = 0.95) -> Contrast:
     )
     facts = {"paired": over_units - noise, "noise": noise, "between": between}
     return Contrast(interval=interval, critical=critical, seeds=seeds, **facts)
-
-
-def _degrees(paired: Floats, seeded: Floats, instructions: int, seeds: int) -> Floats:
-    """Satterthwaite's degrees of freedom of the sums of two variances [contrasts] with so many each."""
-    spread = paired**2 / instructions + (seeded**2 / seeds if seeds else 0.0)
-    total = (paired + seeded) ** 2
-    return np.divide(total, spread, out=np.full_like(total, float(instructions)), where=spread > 0)
 
 
 def _weights(grid: Grid, weights: Mapping[Any, float]) -> Floats:

@@ -13,12 +13,14 @@ from analysis.estimates import cell_intervals, detectable_difference, estimate_c
 from analysis.figures import pair_heatmap, scaling_curve
 from analysis.load import load_results
 from analysis.schema import COMPARABLE
+from analysis.statistics import Interval
+from analysis.tables import points_text
 from harness import record
 from harness.errors import PrefsweepError
 from harness.plan import make_plan
 from harness.positions import PAIRS
 from harness.store import Store
-from tests.analysis.synthetic import make_frames, undo
+from tests.analysis.synthetic import alias, make_frames, undo
 from tests.analysis.test_report import report
 from tests.configs import point
 
@@ -135,6 +137,22 @@ def test_compare_gives_the_difference_with_its_interval(
     assert "points (95 % interval over 60 instructions: construction)" in printed
     difference = results["win_rate"][:3].mean() - results["win_rate"][3:].mean()
     assert f"{100 * difference:+.1f} [" in printed
+
+
+def test_compare_of_one_experiment_has_no_difference(
+    loaded: Callable[[Frames], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, verdicts = alias(*make_frames(PAIRS[:2]), row=1, of=0)
+    loaded((results, verdicts))
+    assert run("compare", *results["result"], "--store", str(tmp_path)) == 0
+    printed = capsys.readouterr().out
+    assert "are one experiment: they trained the same models" in printed
+    assert "[" not in printed
+
+
+def test_a_difference_of_nothing_has_no_sign() -> None:
+    interval = Interval(estimate=-0.0004, low=-0.02, high=0.0002, method="", n=1, scope="")
+    assert points_text(interval) == "0 [-2.0, 0]"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from analysis.statistics import (
     contrasts,
     crossed_contrast,
     make_grid,
+    matched_differences,
     slope_shares,
     within_slope,
 )
@@ -41,6 +42,18 @@ def test_a_contrast_of_two_cells_is_their_difference() -> None:
     assert contrast.interval.high == pytest.approx(known.high, abs=0.002)
     error = np.sqrt(contrast.paired + contrast.noise + contrast.between)
     assert contrast.interval.high - known.estimate == pytest.approx(contrast.critical * error)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_one_difference_has_one_interval_whatever_asks_for_it(seeds: int) -> None:
+    """Few seeds of few cells: what is not known of their spread is in all comparisons alike."""
+    cells = grid([0.4, 0.5], seeds, deviation=0.03)
+    known = one(contrasts(cells, [{1: 1.0, 0: -1.0}], draws=2_000)).interval
+    for found in (
+        baseline_differences(cells, 0, draws=2_000)[1],
+        matched_differences(cells, {0: (1, 0)}, draws=2_000)[0],
+    ):
+        assert [found.low, found.high] == pytest.approx([known.low, known.high])
 
 
 @given(st.floats(0.01, 100))

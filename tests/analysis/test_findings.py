@@ -21,10 +21,12 @@ from analysis.findings import (
     SUPPORTED,
     findings,
     findings_section,
+    findings_table,
     load_findings,
     print_findings,
 )
 from analysis.findings.claims import Comparison, Place, Weights, comparisons
+from analysis.statistics import THESE_MODELS
 from harness.positions import PAIRS, POSITIONS
 from tests.analysis.synthetic import alias, join, make_frames, undo
 from tests.benchmarks.bench_findings import is_false, run
@@ -166,6 +168,23 @@ def test_every_step_must_rise_for_a_monotone_claim() -> None:
     assert row(falling, "chosen_better")["verdict"] == SUPPORTED
     assert (step["verdict"], step["cells"]) == (CONTRADICTED, 6)
     assert step["effect"] == pytest.approx(-32, abs=0.4)
+
+
+def test_the_step_with_the_fewest_seeds_says_what_steps_speak_about() -> None:
+    pairs = {(c, "min"): 0.3 + 0.08 * i for i, c in enumerate(POSITIONS[1:])}
+    results, verdicts = sweep(pairs)
+    single = (results["pair.chosen"] == "max") & (results["train.seed"] > 0)
+    step = row(findings(results[~single], verdicts), "chosen_monotone")
+    assert (step["verdict"], step["seeds"], step["scope"]) == (CANNOT_TELL, 1, THESE_MODELS)
+    assert step["note"].startswith("of these trained models alone it holds")
+
+
+def test_one_seed_says_only_how_many_a_verdict_takes() -> None:
+    pairs = {("max", "min"): 0.55, ("max", "mu-2s"): 0.56}
+    (single,) = findings_table(findings(*sweep(pairs, 1)))["what would tell"]
+    assert single == "3 seeds at least"
+    (several,) = findings_table(findings(*sweep(pairs, 3)))["what would tell"]
+    assert several.startswith("about ")
 
 
 def test_max_min_by_either_name_and_the_published_rule_have_slopes() -> None:

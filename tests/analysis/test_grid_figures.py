@@ -191,6 +191,26 @@ def test_differences_refuse_what_is_not_comparable_and_what_stands_twice() -> No
         pair_differences(one, twice)
 
 
+def test_equal_results_of_two_stores_keep_their_own_verdicts() -> None:
+    """The same sweep, done in two stores: results have equal names, and are other models or were judged anew."""
+    results, verdicts = make_frames(PAIRS[:3], instructions=100)
+    turned = verdicts.assign(preference=1 - verdicts["preference"])
+    sides = []
+    for judged, mark in ((verdicts, "here"), (turned, "there"), (turned, "here")):
+        rates = judged.groupby("result")["preference"].mean()
+        own = results.assign(win_rate=results["result"].map(rates), trained_id=mark + results["trained_id"])
+        cells, table = estimated((own, judged))
+        sides.append(Side(name=mark, cells=cells, table=table))
+    one, other, anew = sides
+    for second in (other, anew):
+        found = pair_differences(one, second)
+        assert found["status"].tolist() == ["done"] * 3
+        assert found["second"].to_numpy() == pytest.approx(1 - found["first"].to_numpy())
+        assert found["difference"].abs().min() > 0
+        assert found["low"].notna().all()
+    assert set(pair_differences(one, one)["status"]) == {"same"}
+
+
 def test_settings_are_compared_where_one_thing_has_two_values() -> None:
     cells, table = estimated(make_frames(PAIRS[:3], sizes=(8, 16)))
     small, large = cells[cells["n"] == 8], cells[cells["n"] == 16]
@@ -217,6 +237,23 @@ def test_settings_are_compared_where_one_thing_has_two_values() -> None:
         found, reason = settings_to_compare(given, table)
         assert found == []
         assert why in reason
+
+
+def test_settings_are_compared_within_each_version() -> None:
+    cells, table = estimated(make_frames(PAIRS[:3], sizes=(8, 16)))
+    small, large = cells[cells["n"] == 8], cells[cells["n"] == 16]
+    parts = [
+        ({"loss.beta": beta, "versions": version}, own.assign(versions=version))
+        for version in ("torch 1", "torch 2")
+        for beta, own in (("0.1", small), ("0.5", large))
+    ]
+    matches, reason = settings_to_compare([parts[0], parts[1], parts[3], parts[2]], table)
+    assert [match.setting for match in matches] == [{"versions": "torch 1"}, {"versions": "torch 2"}]
+    assert [set(match.first.cells["versions"]) | set(match.second.cells["versions"]) for match in matches] == [
+        {"torch 1"},
+        {"torch 2"},
+    ]
+    assert not reason
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +291,17 @@ def test_the_command_draws_two_settings_and_names_what_is_not_there(
     ):
         assert main([*command, given, sizes[0]]) == 2
         assert expected in capsys.readouterr().err
+
+
+def test_one_sweep_in_two_stores_is_named_by_its_store(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from analysis.__main__ import main
+
+    side = "synthetic:n=8,policy.name=synthetic-0"
+    asked = ["difference", side, side, "--store", str(store), "--second-store", str(store), "--out", str(tmp_path)]
+    assert main(asked) == 0
+    assert f"{side} in {store} less {side} in {store}: 0 of 0 pairs" in capsys.readouterr().out
 
 
 def overlaps(count: int = 5) -> pd.DataFrame:

@@ -134,28 +134,29 @@ def constructions(seeds: int, deviation: float) -> Experiment:
     return experiment
 
 
-def grids(seeds: int, spread: float) -> Experiment:
-    """Claims about all of 21 cells at once, whose true win rates are `spread` apart from the first to the last."""
-    truth = 0.4 + np.linspace(0, spread, CELLS)
-    deviation = SEED_DEVIATION if seeds > 1 else 0.0
-    text = f"21 {'equal cells' if spread == 0 else f'cells over {100 * spread:g} points'}, {seeds} seed(s)"
+def grids(seeds: int, spread: float, cells: int = CELLS, deviation: float = SEED_DEVIATION) -> Experiment:
+    """Claims about all of some cells at once, whose true win rates are `spread` apart from the first to the last."""
+    truth = 0.4 + np.linspace(0, spread, cells)
+    text = f"{cells} {'equal cells' if spread == 0 else f'cells over {100 * spread:g} points'}, {seeds} seed(s)"
+    if deviation != SEED_DEVIATION:
+        text += f" that deviate by {100 * deviation:g} points"
 
     def experiment(rng: np.random.Generator, state: int) -> dict[str, bool]:
-        table = preferences(rng, truth, seeds, deviation)
+        table = preferences(rng, truth, seeds, deviation if seeds > 1 else 0.0)
         grid = make_grid({number: pd.DataFrame(cell.T) for number, cell in enumerate(table)})
         best = int(grid.rates.argmax())
         together = simultaneous_intervals(grid, draws=GRID_DRAWS, seed=state)
         against_best = compare_with_best(grid, draws=GRID_DRAWS, seed=state)
         against_first = baseline_differences(grid, 0, draws=GRID_DRAWS, seed=state)
-        others = [truth[number] - np.delete(truth, number).max() for number in range(CELLS)]
+        others = [truth[number] - np.delete(truth, number).max() for number in range(cells)]
         return {
-            f"max-t, all hold: {text}": all(covers(together[number], truth[number]) for number in range(CELLS)),
+            f"max-t, all hold: {text}": all(covers(together[number], truth[number]) for number in range(cells)),
             f"max-t, that of the best holds: {text}": covers(together[best], truth[best]),
             f"comparisons with the best, all hold: {text}": all(
-                covers(against_best[number], others[number]) for number in range(CELLS)
+                covers(against_best[number], others[number]) for number in range(cells)
             ),
             f"differences from a baseline, all hold: {text}": all(
-                covers(against_first[number], truth[number] - truth[0]) for number in range(CELLS)
+                covers(against_first[number], truth[number] - truth[0]) for number in range(cells)
             ),
             f"(for contrast) the best cell's own interval: {text}": covers(
                 seeds_interval(table[best], draws=GRID_DRAWS, seed=state), truth[best]
@@ -197,6 +198,8 @@ def all_experiments() -> Iterator[tuple[str, Experiment, int]]:
         yield f"seeds-{seeds}-{deviation}", constructions(seeds, deviation), 1000
     for seeds, spread in ((1, 0.0), (1, 0.06), (3, 0.0), (3, 0.06)):
         yield f"grids-{seeds}-{spread}", grids(seeds, spread), 500
+    for cells, seeds in ((2, 2), (2, 3), (3, 3)):
+        yield f"small-{cells}-{seeds}", grids(seeds, 0.001, cells, 0.03), 1000
     yield "length", length_controlled(), 200
 
 
