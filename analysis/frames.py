@@ -119,7 +119,7 @@ def load_picks(store: Stores, sweep: str | None = None) -> pd.DataFrame:
         frame, said = pool.table("picks", ["position", "z"]).to_pandas(), _labels(opened, pool)
         for position, z in frame.groupby("position", sort=False)["z"]:
             name, n = str(position), facts["n"]
-            expected = math.nan if n is None else expected_z(name, n)
+            expected = math.nan if n is None else expected_z(name, n, pool.manifest.spec["ddof"])
             mean = mean_interval(z.to_numpy())
             realised = {"prompts": mean.n, "z_mean": mean.estimate, "z_low": mean.low, "z_high": mean.high}
             rows.append({**facts, "position": name, **realised, "z_expected": expected, **said})
@@ -153,19 +153,23 @@ def load_costs(store: Stores, sweep: str | None = None) -> pd.DataFrame:
     return say_missing(frame, (key for key, none in undone.items() if none), len(undone), "units of work are not done")
 
 
-def expected_z(position: str, n: int) -> float:
-    """Mean realised z of a position if a prompt's n rewards are normal, by simulation; NaN for what is no position."""
-    return _expected(POSITIONS if position in POSITIONS else (position,), n).get(position, math.nan)
+def expected_z(position: str, n: int, ddof: int = 0) -> float:
+    """Mean realised z of a position if a prompt's n rewards are normal, by simulation; NaN for what is no position.
+
+    `ddof` is that of the deviation that picks and z are made with.
+    """
+    return _expected(POSITIONS if position in POSITIONS else (position,), n, ddof).get(position, math.nan)
 
 
 @lru_cache(maxsize=512)
-def _expected(positions: tuple[str, ...], n: int) -> dict[str, float]:
+def _expected(positions: tuple[str, ...], n: int, ddof: int) -> dict[str, float]:
     """Of several positions at once, since drawing takes longer than picking."""
+    normal = np.random.default_rng(0).standard_normal((_DRAWS, n))
     try:
-        normal = np.random.default_rng(0).standard_normal((_DRAWS, n))
-        return dict(zip(positions, np.nanmean(pick(normal, positions=positions).z, axis=0).tolist(), strict=True))
+        picks = pick(normal, positions=positions, ddof=ddof, streams=np.arange(_DRAWS, dtype=np.uint64))
     except ConfigError:
         return {}
+    return dict(zip(positions, np.nanmean(picks.z, axis=0).tolist(), strict=True))
 
 
 def scores(store: Store, pool: Artifact) -> list[Artifact] | None:

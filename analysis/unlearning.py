@@ -5,7 +5,7 @@ rejected however good it was; a construction that unlearns less has changes that
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from math import hypot, isnan
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +30,7 @@ from analysis.statistics import (
 )
 from analysis.stores import Reading, reading, say_missing
 from analysis.tables import cell_name, markdown_safe, markdown_table
+from harness.config import ConstructionConfig
 
 COLUMNS: Final = tuple(CHANGES)
 """Of the frame of changes."""
@@ -245,12 +246,13 @@ def _plain(cells: pd.DataFrame, label: int) -> int | None:
     cell = cells.loc[label]
     if "construction.pairs.name" not in cells.columns or not plain(cell["construction.pairs.name"]):
         return None
-    same = [*comparison_columns(cells), "n", *PAIR]
+    same = {name: name for name in (*comparison_columns(cells), "n", *PAIR)}
+    # A plain cell's own settings of the pairs, such as which of them are static, stand a level higher.
+    same |= {f"construction.pairs.{one.name}": f"construction.{one.name}" for one in fields(ConstructionConfig)}
     fitting = [
         int(str(other))
         for other, row in cells.iterrows()
-        if plain(row["construction.name"]) == plain(cell["construction.pairs.name"])
-        and all(plain(row[name]) == plain(cell[name]) for name in same)
+        if all(plain(cell.get(mine)) == plain(row.get(theirs)) for mine, theirs in same.items())
     ]
     return fitting[0] if len(fitting) == 1 else None
 

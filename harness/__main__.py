@@ -33,3 +33,7 @@ if __name__ == "__main__":
         if whole_story:
             raise
         hydra_app.refuse(error)
+    except ValueError as error:
+        if whole_story or (wrong := hydra_app.no_choice(error, sys.argv[1:])) is None:
+            raise
+        hydra_app.end(wrong)

@@ -1,9 +1,10 @@
 """The Hydra side: where configurations lie, the generated groups, and how errors end the command."""
 
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -66,6 +67,18 @@ def unknown_key(error: HydraException) -> tuple[str, str] | None:
     return str(cause.full_key), f"unknown key; valid keys are {valid}" if valid else "unknown key"
 
 
+def no_choice(error: ValueError, arguments: Sequence[str]) -> str | None:
+    """What to say where an argument sets a group to what is no name, as `reward=null` does; Hydra names no group."""
+    if not str(error).startswith("Config group override"):
+        return None
+    for key, equals, value in (argument.partition("=") for argument in arguments):
+        group = key.partition("@")[0]
+        choices = sorted(path.stem for path in (root() / "conf" / group).glob("*.yaml")) if group and equals else []
+        if choices and value not in choices and re.fullmatch(r"null|true|false|[-+.\d].*", value, re.IGNORECASE):
+            return f"{key}: {value!r} is not valid; choose one of {', '.join(choices)}"
+    return one_line(error)
+
+
 def one_line(error: Exception) -> str:
     """Hydra's message without its line breaks, its pointer to documentation, and advice that would not help here."""
     text = str(error).partition("\nSee http")[0].partition("\nTo append to your config")[0]
@@ -75,7 +88,12 @@ def one_line(error: Exception) -> str:
 def refuse(error: HydraException) -> None:
     """End the process as for any mistake of a user."""
     wrong = wrong_choice(error) or unknown_key(error)
-    print(f"error: {': '.join(wrong) if wrong else one_line(error)}", file=sys.stderr)
+    end(": ".join(wrong) if wrong else one_line(error))
+
+
+def end(message: str) -> NoReturn:
+    """End the process with one line of what is wrong."""
+    print(f"error: {safe(message)}", file=sys.stderr)
     sys.exit(2)
 
 

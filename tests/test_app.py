@@ -268,6 +268,12 @@ def test_each_point_knows_the_command_that_makes_it(
     assert len(sweep.commands([shared])) == 2
 
 
+def test_a_group_that_is_set_to_nothing_is_named(tmp_path: Path) -> None:
+    ended = harness(tmp_path, "-m", "n=8,16", "reward=embedded,shorter", "judge@ranker=null")
+    assert ended.code == 2
+    assert re.fullmatch(r"error: judge@ranker: 'null' is not valid; choose one of .*embedded, .*\n", ended.err)
+
+
 @pytest.mark.parametrize("dry", ["dry_run=true", "dry_run=false"])
 def test_what_is_refused_is_refused_by_a_dry_run_too_and_recorded_by_none(tmp_path: Path, dry: str) -> None:
     store = Store(tmp_path).prepare()

@@ -149,6 +149,7 @@ def test_a_config_that_is_no_group_is_refused() -> None:
         ),
         (["loss.label_smoothing=0.6"], r"loss.label_smoothing: expected a value from 0 to 0.5"),
         (["construction.ddof=2"], r"construction.ddof: expected a value from 0 to 1, got 2"),
+        (["construction.name=[max_min]"], r"construction.name: \['max_min'\] is not valid; choose one of"),
     ],
 )
 def test_check_refuses_a_contradiction_by_its_key(overrides: list[str], message: str) -> None:

@@ -113,7 +113,7 @@ def _meant(kinds: Sequence[Any], value: Any, path: str) -> Any:
         return max(kinds, key=lambda kind: len(given & set(hints[kind])))
     names = {name: kind for kind in kinds for name in typing.get_args(hints[kind][field])}
     name = value.get(field) if isinstance(value, Mapping) else value
-    if name not in names:
+    if not isinstance(name, str) or name not in names:
         raise ConfigError(f"{path}.{field}: {name!r} is not valid; choose one of {', '.join(names)}")
     fitting = [kind for kind in kinds if set(hints[kind]) == given]
     return fitting[0] if len(fitting) == 1 else names[name]

@@ -121,8 +121,8 @@ def pack(ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> Pack:
 def use(model: Any, max_length: int, *, half: bool) -> bool:
     """Have a model take packed rows, if it can; whether it does.
 
-    It cannot where it is of no type in `TYPES`, or has a window that rows may be longer than; nor on a GPU in float32,
-    or with heads of a size that there is no kernel for.
+    It cannot where it is of no type in `TYPES`, is a hub's own code under such a name, or has a window that rows may be
+    longer than; nor on a GPU in float32, or with heads of a size that there is no kernel for.
 
     Args:
         model: of transformers, without adapters around it.
@@ -131,7 +131,8 @@ def use(model: Any, max_length: int, *, half: bool) -> bool:
     """
     config = model.config
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    if config.model_type not in TYPES or config._attn_implementation != "sdpa":
+    known = config.model_type in TYPES and type(model).__module__.startswith("transformers.")
+    if not known or config._attn_implementation != "sdpa":
         return False
     if (window is not None and window < max_length) or getattr(config, "attention_dropout", 0.0):
         return False

@@ -94,9 +94,23 @@ def test_picks_at_small_n_are_where_normal_rewards_would_be(store: Path) -> None
     assert inside.all()
 
 
-@pytest.mark.parametrize(("position", "n", "z"), [("max", 2, 1.0), ("min", 2, -1.0), ("mu", 400, 0.0)])
-def test_expected_z_where_it_is_known(position: str, n: int, z: float) -> None:
-    assert expected_z(position, n) == pytest.approx(z, abs=0.01)
+@pytest.mark.parametrize(
+    ("position", "n", "ddof", "z"),
+    [("max", 2, 0, 1.0), ("min", 2, 0, -1.0), ("max", 2, 1, 0.5**0.5), ("mu", 400, 0, 0.0), ("random", 8, 0, 0.0)],
+)
+def test_expected_z_where_it_is_known(position: str, n: int, ddof: int, z: float) -> None:
+    assert expected_z(position, n, ddof) == pytest.approx(z, abs=0.02)
+
+
+def test_picks_are_beside_what_their_own_deviation_would_give(store: Path, tmp_path: Path) -> None:
+    """The same picks, said to be made with the other deviation."""
+    other = tmp_path / "other"
+    shutil.copytree(store, other)
+    for path in (other / "select").glob("*/manifest.json"):
+        said = json.loads(path.read_text())
+        path.write_text(json.dumps(said | {"spec": said["spec"] | {"ddof": 1}}))
+    ends = [frame[(frame["n"] == 8) & (frame["position"] == "max")] for frame in map(load_picks, (store, other))]
+    assert ends[1]["z_expected"].iloc[0] == pytest.approx(ends[0]["z_expected"].iloc[0] * (7 / 8) ** 0.5)
 
 
 def test_what_is_no_position_has_no_expectation() -> None:

@@ -113,7 +113,16 @@ def test_a_cell_is_compared_with_the_same_pairs_without_goals() -> None:
     assert (0, "slope_less_plain") not in found.index
 
 
-@pytest.mark.parametrize("other", [{"n": 16}, {"loss.beta": 0.2}, {"construction.name": "sweet_spot"}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"n": 16},
+        {"loss.beta": 0.2},
+        {"construction.name": "sweet_spot"},
+        {"construction.min_margin": 0.5},
+        {"construction.pairs.static_share": 1.0, "construction.static_share": 0.0},
+    ],
+)
 def test_cells_that_differ_in_more_are_not_compared(other: dict[str, Any]) -> None:
     frame = pd.concat([changes("plain", 0.5), changes("goals", 2.0)])
     found = unlearning_cells(cells({**PLAIN, **other}, GOALS), frame)

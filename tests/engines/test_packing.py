@@ -95,6 +95,12 @@ def test_other_models_keep_their_padding(kind: str, settings: dict[str, Any]) ->
     assert model.config._attn_implementation == before
 
 
+def test_code_of_a_hub_under_a_known_name_keeps_its_padding() -> None:
+    model = _model("llama")
+    model.__class__ = type("LlamaForCausalLM", (type(model),), {"__module__": "transformers_modules.some.model"})
+    assert not packing.use(model, max_length=64, half=False)
+
+
 @pytest.mark.parametrize(("kind", "settings"), [("mistral", {"sliding_window": 64}), ("qwen2", {"sliding_window": 8})])
 def test_a_window_that_no_row_is_longer_than_is_none(kind: str, settings: dict[str, Any]) -> None:
     """Qwen's configurations name a window that they do not use."""
