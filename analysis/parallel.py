@@ -1,5 +1,6 @@
 """Many like pieces of work, in as many processes as there are CPUs."""
 
+import gc
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +19,10 @@ MOST: Final = 16
 
 _PARTS: Final = 32
 """Parts of the work for each process: the last ones to end leave the others idle for no longer than one of them."""
+
+_COLLECTED: Final = 200_000
+"""New objects after which a process looks for circles that nobody uses: figures are made of so many objects that the
+usual few hundred would have it look all the time."""
 
 _THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -42,6 +47,11 @@ class Workers:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
+    @property
+    def started(self) -> bool:
+        """Whether there are any processes yet."""
+        return self._pool is not None
+
     def map(self, function: Callable[[Given], Made], given: Sequence[Given], *, least: int) -> Iterable[Made]:
         """`function` of each of the given, in their order.
 
@@ -51,7 +61,12 @@ class Workers:
         if self._pool is None and (len(given) < least or self._count < 2):
             return map(function, given)
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(max_workers=self._count, mp_context=get_context("spawn"))
+            self._pool = ProcessPoolExecutor(
+                max_workers=self._count,
+                mp_context=get_context("spawn"),
+                initializer=gc.set_threshold,
+                initargs=(_COLLECTED,),
+            )
         with _one_thread_each():
             return self._pool.map(function, given, chunksize=max(1, len(given) // (_PARTS * self._count)))
 

@@ -1,7 +1,8 @@
 """The figures of a report: what is drawn, what is not and why, and what comes of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +26,7 @@ from analysis.report.data_drawings import (
 from analysis.report.drawing import Analysed, Drawing, Figures, NotDrawn
 from analysis.report.panels import Setting, heading
 
-__all__ = ["FIGURES", "Analysed", "Drawing", "Drawn", "NotDrawn", "draw", "plan_figures", "reasons"]
+__all__ = ["FIGURES", "Analysed", "Drawing", "Drawn", "NotDrawn", "draw", "plan_figures", "plan_kinds", "reasons"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +66,18 @@ A kind yields its drawings, and where data are wanting for one the reason; nothi
 """
 
 
+def plan_kinds(found: Analysed) -> Iterator[tuple[list[Drawing], list[NotDrawn]]]:
+    """The figures of each kind, and those that a report has not."""
+    for kind in FIGURES:
+        planned = list(kind(found))
+        drawn = [figure for figure in planned if isinstance(figure, Drawing)]
+        yield drawn, [figure for figure in planned if isinstance(figure, NotDrawn)]
+
+
 def plan_figures(found: Analysed) -> tuple[list[Drawing], list[NotDrawn]]:
     """All figures of a report, and those that it has not."""
-    planned = [figure for kind in FIGURES for figure in kind(found)]
-    drawn = [figure for figure in planned if isinstance(figure, Drawing)]
-    return drawn, [figure for figure in planned if isinstance(figure, NotDrawn)]
+    drawn, left_out = zip(*plan_kinds(found), strict=True)
+    return [*chain.from_iterable(drawn)], [*chain.from_iterable(left_out)]
 
 
 def reasons(left_out: Sequence[NotDrawn]) -> list[str]:

@@ -1,10 +1,11 @@
 """Writing a report: every file whole or not at all, so that a page may be open while it is rewritten."""
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +25,7 @@ from analysis.rankings import ranking_section, ranking_warnings
 from analysis.regressions import Regressions, regression_cells, regression_frame, regression_section
 from analysis.report import page, sections
 from analysis.report.details import Detail
-from analysis.report.drawings import Analysed, Drawn, NotDrawn, draw, plan_figures, reasons
+from analysis.report.drawings import Analysed, Drawn, NotDrawn, draw, plan_figures, plan_kinds, reasons
 from analysis.report.frames import Frames
 from analysis.report.panels import Panel, Provenance, panels
 from analysis.report.sections import Section
@@ -107,11 +108,15 @@ def write_report(
     out.mkdir(parents=True, exist_ok=True)
     with Workers() if workers is None else nullcontext(workers) as own:
         found = _estimate(results, verdicts, sources, provenance or {})
-        planned, left_out = plan_figures(found.analysed)
-        drawing = own.map(partial(draw, out), planned, least=MANY_FIGURES)
+        # Processes that have started draw one kind while the next one is planned.
+        kinds = plan_kinds(found.analysed) if own.started else iter([plan_figures(found.analysed)])
+        drawing, left_out = list[Iterable[Drawn]](), list[NotDrawn]()
+        for planned, missing in kinds:
+            drawing.append(own.map(partial(draw, out), planned, least=MANY_FIGURES))
+            left_out += missing
         content = _content(found, left_out, sources, refresh)
         texts = {name: spreadsheet_safe(frame).to_csv(index=False) for name, frame in found.tables.items()}
-        figures = list(drawing)
+        figures = list(chain.from_iterable(drawing))
     paths = [path for figure in figures for path in figure.paths]
     paths += [replace(out / name, text) for name, text in texts.items()]
     paths.append(replace(out / "report.md", _markdown(content, figures)))
