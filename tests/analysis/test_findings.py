@@ -359,6 +359,13 @@ def test_simulated_sweeps_have_few_false_verdicts_and_are_found() -> None:
     assert min(share for share, _ in told) > 0.5
 
 
+def test_simulated_sweeps_test_every_claim() -> None:
+    simulation = Simulation(Design(name="all", policies=2, pairs=PAIRS, sizes=(16, 64), instructions=100, prompts=40))
+    found = run(simulation, 8, draws=200)
+    kinds = ("true", "turned round", "null")
+    assert all(sum(found.share(claim.name, kind, SUPPORTED)[1] for kind in kinds) > 0 for claim in CLAIMS)
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("findings") / "store"

@@ -189,7 +189,9 @@ class Simulation:
 
 def _frames(design: Design) -> Iterator[Frames]:
     """Results with few instructions, for their cells."""
-    plain_pairs = {"construction.static_share": 0.0, "construction.pairs.name": None}
+    own = ("construction.pairs.name", "construction.pairs.static_share")
+    plain_pairs = {"construction.static_share": 0.0, **dict.fromkeys(own)}
+    under_goals = {"construction.static_share": None, **dict(zip(own, ("position", 0.0), strict=True))}
     for number in range(design.policies):
         policy = {**plain_pairs, "policy.name": f"policy-{number}"}
         yield _made(design, design.pairs, design.sizes, policy)
@@ -198,7 +200,7 @@ def _frames(design: Design) -> Iterator[Frames]:
             pair = [("max", "min")]
             yield _made(design, [(None, None)], design.sizes, policy, "sweet_spot")
             yield _made(design, pair, [second], {**policy, "construction.static_share": 1.0})
-            yield _made(design, pair, [first], {**policy, "construction.pairs.name": "position"}, AUGMENTED)
+            yield _made(design, pair, [first], {**policy, **under_goals}, AUGMENTED)
 
 
 def _made(
