@@ -167,17 +167,18 @@ def split_by_length(lengths: Sequence[int], batch_tokens: int, sizes: Sequence[i
     Returns:
         Places of the pairs, longest first, so that a shortage of memory shows at the first group.
     """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+
+    def tokens(place: int, longest: int) -> int:
+        return sizes[place] if sizes is not None else 2 * lengths[longest]
+
     parts: list[list[int]] = []
     filled = 0
-    for place in order:
-        size = sizes[place] if sizes is not None else 2 * lengths[parts[-1][0] if parts else place]
-        if parts and filled + size <= batch_tokens:
-            parts[-1].append(place)
-            filled += size
-        else:
-            parts.append([place])
-            filled = sizes[place] if sizes is not None else 2 * lengths[place]
+    for place in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if not parts or filled + tokens(place, parts[-1][0]) > batch_tokens:
+            parts.append([])
+            filled = 0
+        parts[-1].append(place)
+        filled += tokens(place, parts[-1][0])
     return parts
 
 
