@@ -16,7 +16,17 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.captions import caption, construction_labels, pair_text, position_text, provenance_text
-from analysis.figures.canvas import INK, MUTED, Style, finish_win_rates, legend_layout, new_axes, style_for, text_width
+from analysis.figures.canvas import (
+    INK,
+    MUTED,
+    Style,
+    finish_win_rates,
+    legend,
+    legend_layout,
+    new_axes,
+    style_for,
+    text_width,
+)
 from analysis.figures.labels import Label, label_points
 from analysis.figures.scaling import LINES, MARKERS
 from analysis.schema import PAIR, plain
@@ -167,7 +177,7 @@ def _scatter(
     _finish_axes(axes, drawn, measured, style, least=least, most=most)
     if labelled:
         _label_sizes(axes, points, flagged, measured.measure, style)
-    _draw_legend(axes, handles, columns, style)
+    legend(axes, handles, columns, style, bbox_to_anchor=(0, 1.01), handlelength=1.2)
     return axes
 
 
@@ -305,24 +315,6 @@ def _handles(points: pd.DataFrame, names: Mapping[int, str], *, ringed: bool) ->
     if ringed:
         handles.append(Line2D([], [], linestyle="", marker="o", markersize=8, mfc="none", mec=INK, label=FLAGGED))
     return handles
-
-
-def _draw_legend(axes: Axes, handles: Handles, columns: int, style: Style) -> None:
-    """Above the axes, where it hides nothing."""
-    legend = axes.legend(
-        handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(0, 1.01),
-        ncols=columns,
-        fontsize=style.small,
-        frameon=False,
-        borderaxespad=0,
-        labelspacing=0.3,
-        columnspacing=1.2,
-        handlelength=1.2,
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
 
 
 def _by_position(values: "pd.Series[Any]") -> list[str]:

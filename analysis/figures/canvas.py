@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -138,6 +139,23 @@ def _write_lines(figure: Figure, lines: list[str], start: float, *, size: float,
     for index, line in enumerate(lines):
         y = (start - index * size * LEADING / POINTS) / height
         figure.text(0.06 / width, y, line, size=size, weight=weight, color=colour, va="top", parse_math=False)
+
+
+def legend(owner: Axes | Figure, handles: Sequence[Artist], columns: int, style: Style, **look: Any) -> None:
+    """A legend without a frame whose lower left corner is at `bbox_to_anchor`. Its texts are data, and no formulas."""
+    made = owner.legend(
+        handles=list(handles),
+        loc="lower left",
+        ncols=columns,
+        fontsize=style.small,
+        frameon=False,
+        borderaxespad=0,
+        labelspacing=0.3,
+        columnspacing=1.2,
+        **look,
+    )
+    for text in made.get_texts():
+        text.set_parse_math(False)
 
 
 def legend_layout(labels: Sequence[str], style: Style) -> tuple[int, float]:

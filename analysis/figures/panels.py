@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.figures.canvas import INK, MUTED, POINTS, Style, figure_of, text_width
+from analysis.figures.canvas import INK, MUTED, POINTS, Style, figure_of, legend, text_width
 from analysis.figures.scaling import DASHES, LINES
 from harness.errors import PrefsweepError
 
@@ -99,21 +99,8 @@ def draw_legend(axes: Axes, handles: Sequence[Handle], columns: int, style: Styl
     """A legend of the whole figure, `over` inches above the axes that stand highest."""
     figure = figure_of(axes)
     width, height = figure.get_size_inches()
-    legend = figure.legend(
-        handles=list(handles),
-        loc="lower left",
-        bbox_to_anchor=(0.1 / width, axes.get_position().y1 + over / height),
-        ncols=columns,
-        fontsize=style.small,
-        frameon=False,
-        borderaxespad=0,
-        borderpad=0.1,
-        labelspacing=0.3,
-        handlelength=2.2,
-        columnspacing=1.2,
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    corner = (0.1 / width, axes.get_position().y1 + over / height)
+    legend(figure, handles, columns, style, bbox_to_anchor=corner, borderpad=0.1, handlelength=2.2)
 
 
 def line(label: str, **look: Any) -> Line2D:

@@ -6,14 +6,12 @@ from dataclasses import replace
 from typing import Final
 
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.legend import Legend
 
 from analysis.captions import caption, construction_labels, provenance_text
 from analysis.comparability import check_comparable
 from analysis.figures import underlay
-from analysis.figures.canvas import INK, Style, finish_win_rates, legend_layout, new_axes, style_for
+from analysis.figures.canvas import INK, Style, finish_win_rates, legend, legend_layout, new_axes, style_for
 from analysis.published import PublishedCurve
 from analysis.schema import plain
 from harness.errors import PrefsweepError
@@ -86,7 +84,7 @@ def scaling_curve(
     handles, _ = axes.get_legend_handles_labels()
     if published:
         handles += underlay.draw(axes, published, style)
-    _draw_legend(axes, handles, columns, style)
+    legend(axes, handles, columns, style, bbox_to_anchor=(0, 1.01), borderpad=0.1, handlelength=2.2)
     return axes
 
 
@@ -139,21 +137,3 @@ def _finish_axes(axes: Axes, done: pd.DataFrame, style: Style) -> None:
         axes.set_xlim(sizes[0] / margin, sizes[-1] * margin)
     axes.set_xlabel("samples per prompt, n", size=style.text, color=INK)
     finish_win_rates(axes, style)
-
-
-def _draw_legend(axes: Axes, handles: Sequence[Artist], columns: int, style: Style) -> None:
-    legend: Legend = axes.legend(
-        handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(0, 1.01),
-        ncols=columns,
-        fontsize=style.small,
-        frameon=False,
-        borderaxespad=0,
-        borderpad=0.1,
-        labelspacing=0.3,
-        handlelength=2.2,
-        columnspacing=1.2,
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
