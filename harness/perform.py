@@ -284,6 +284,8 @@ def _takes(folder: Path) -> bool:
 def prepare_process(threads: int, share: float = 1.0, *, one_device: bool = True) -> None:
     """Fix the number of CPU threads (float32 results are the same only for the same number) and keep freed memory.
 
+    Called before anything is computed by several threads.
+
     Args:
         one_device: see the first accelerator only; otherwise who calls has one of several for itself.
         share: part of the accelerator's memory that this process may take. Without a limit the first process keeps
@@ -291,10 +293,13 @@ def prepare_process(threads: int, share: float = 1.0, *, one_device: bool = True
     """
     import torch
 
+    from harness.engines import first_calls
+
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if one_device and (devices := accelerators()):  # with several in sight the trainer would multiply the batch
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[0]
     torch.set_num_threads(threads)
+    first_calls.make()
     hold(share)
     if share < 1.0 and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(share)

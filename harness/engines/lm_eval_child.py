@@ -1,13 +1,15 @@
 """The other end of an engine process: runs where lm-evaluation-harness is installed, which need not hold this project.
 
 `python lm_eval_child.py PARENT REQUEST ANSWER` reads a JSON file and writes another. PARENT is the process with which
-this one ends, however that ends. Only the standard library and lm_eval with what it brings are imported.
+this one ends, however that ends. Only the standard library, lm_eval with what it brings and files beside this one that
+import no more are used.
 """
 
 import difflib
 import importlib.metadata
 import json
 import os
+import runpy
 import signal
 import sys
 import threading
@@ -50,6 +52,7 @@ def evaluate(asked: dict[str, Any]) -> Answer:
     import lm_eval
     import torch
 
+    runpy.run_path(os.path.join(os.path.dirname(os.path.abspath(__file__)), "first_calls.py"))["make"]()
     manager, _ = _known([asked["task"]], asked["include"])
     try:
         manager.load([asked["task"]])

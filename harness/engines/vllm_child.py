@@ -2,7 +2,8 @@
 
 `python vllm_child.py PARENT serve ARGUMENT...` is vLLM's OpenAI-compatible server; `python vllm_child.py PARENT sample`
 is an engine that is spoken to in frames over its standard input and output: four bytes of length, then JSON. PARENT is
-the process with which this one ends, however that ends. Only the standard library and vLLM are imported.
+the process with which this one ends, however that ends. Only the standard library, vLLM with what it brings and files
+beside this one that import no more are used.
 """
 
 import json
@@ -138,6 +139,8 @@ class _Sampler:
         sleeps = not cpu and current_platform.is_sleep_mode_available()
         options = dict(given["options"])
         if cpu:
+            # An engine keeps the rotations of all positions as it has computed them once.
+            runpy.run_path(os.path.join(os.path.dirname(os.path.abspath(__file__)), "first_calls.py"))["make"]()
             tokens = max(_CPU_BATCHED_TOKENS, options["max_model_len"])
             options |= {"enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": tokens}
             if options["tensor_parallel_size"] == 1:

@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from harness.engines import process
+from harness.engines import first_calls, process
 from harness.engines.process import EngineProcess
 from harness.errors import ConfigError
 from harness.perform import prepare_process
@@ -102,3 +104,25 @@ def test_a_machine_without_an_accelerator_names_none(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
     prepare_process(threads)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+
+
+def test_what_threads_must_not_call_first_is_called_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, torch.dtype, int]] = []
+
+    def noted(name: str, x: torch.Tensor) -> None:
+        made.append((name, x.dtype, x.numel()))
+
+    for name in first_calls.FUNCTIONS:
+        monkeypatch.setattr(torch, name, partial(noted, name))
+    prepare_process(torch.get_num_threads())
+    assert {"cos", "sin", "exp", "log", "tanh", "sqrt", "erf"} <= {name for name, _, _ in made}
+    assert Counter(made) == {
+        (name, of, 1): 1 for name in first_calls.FUNCTIONS for of in (torch.float32, torch.float64)
+    }
+
+
+def test_other_environments_can_make_first_calls(tmp_path: Path) -> None:
+    """Run where only the file itself and torch are to be had."""
+    code = "import runpy, sys; runpy.run_path(sys.argv[1])['make'](); print('harness' in sys.modules)"
+    command = [sys.executable, "-c", code, str(first_calls.__file__)]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout == "False\n"
