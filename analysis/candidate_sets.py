@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.columns import BOUNDARY_MEASUREMENTS, CANDIDATE_SETS, SET_DIFFERENCES
 from analysis.exported import exported
-from analysis.load import read_beside, read_measured, read_nodes, read_settings
+from analysis.recorded import read_beside, read_measured, read_nodes, read_settings
 from analysis.statistics import mean_interval
 from analysis.stores import Reading, reading, say_missing
 from analysis.tables import markdown_safe, markdown_table

@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis.columns import RANKING_MEASURES, RANKINGS
 from analysis.exported import exported
-from analysis.load import read_ancestors
+from analysis.recorded import read_ancestors
 from analysis.schema import plain
 from analysis.statistics import Interval, win_rate_interval
 from analysis.stores import Reading, reading, say_missing

@@ -17,7 +17,7 @@ from scipy import special
 from analysis.beside import mean_interval
 from analysis.columns import SCORE_DIFFERENCES, SCORE_NAME, SCORES
 from analysis.exported import exported
-from analysis.load import read_beside
+from analysis.recorded import read_beside
 from analysis.statistics import Interval
 from analysis.stores import Reading, reading, say_missing
 from analysis.tables import cell_names, markdown_safe, markdown_table

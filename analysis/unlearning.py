@@ -17,7 +17,7 @@ from analysis.beside import mean_interval
 from analysis.columns import CHANGES
 from analysis.estimates import comparison_columns
 from analysis.exported import exported
-from analysis.load import read_beside
+from analysis.recorded import read_beside
 from analysis.schema import PAIR, plain
 from analysis.statistics import (
     CONSTRUCTION,

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis import load
 from analysis.load import load_overlap, load_results, load_verdicts
+from analysis.result_rows import judge_label
 from analysis.schema import check_results, check_verdicts
 from harness import record
 from harness.judges.models import SELECTED
@@ -71,8 +71,8 @@ def test_a_judge_that_selected_the_data_says_so_in_every_cell() -> None:
     model = {"source": "hub", "id": "org/model", "revision": "c0ffee"}
     judge = {f"judge.model.{name}": value for name, value in model.items()}
     reward = {f"reward.model.{name}": value for name, value in model.items()}
-    assert load._judge_label({**judge, **reward}, "a judge") == f"a judge; {SELECTED}"
-    assert load._judge_label({**judge, **reward}, f"a judge; {SELECTED}") == f"a judge; {SELECTED}"
-    assert load._judge_label({**judge, **reward, "reward.model.revision": "other"}, "a judge") == "a judge"
-    assert load._judge_label({"judge.engine": "embedded"}, "a judge") == "a judge"
-    assert load._judge_label({**judge, **reward}, None) is None
+    assert judge_label({**judge, **reward}, "a judge") == f"a judge; {SELECTED}"
+    assert judge_label({**judge, **reward}, f"a judge; {SELECTED}") == f"a judge; {SELECTED}"
+    assert judge_label({**judge, **reward, "reward.model.revision": "other"}, "a judge") == "a judge"
+    assert judge_label({"judge.engine": "embedded"}, "a judge") == "a judge"
+    assert judge_label({**judge, **reward}, None) is None
