@@ -314,10 +314,10 @@ def prepare_process(threads: int, share: float = 1.0, *, one_device: bool = True
 def free_memory() -> None:
     """Drop everything that this process keeps for later nodes."""
     if "torch" in sys.modules:
-        from harness.engines import models, vllm_engine
+        from harness.engines import loaded, vllm_engine
 
         vllm_engine.close()
-        models.forget()
+        loaded.forget()
     gc.collect()
 
 

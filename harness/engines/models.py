@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import chat
+from harness.engines import loaded
 from harness.errors import ConfigError
 from harness.packages import model_files, package_folder
 
@@ -191,12 +192,13 @@ def load(path: Path, dtype: str, trust_remote_code: bool, base: Path | None = No
     return model, tokenizer, list(stops)
 
 
+@loaded.kept
 @lru_cache(maxsize=2)
 def _cached(path: Path, dtype: str, trust_remote_code: bool, base: Path | None) -> tuple[Any, Any, tuple[int, ...]]:
     import torch
 
     quieten()
-    make_room(path)
+    loaded.make_room(path)
     adapters = (path / "adapter_config.json").exists()
     model, tokenizer = load_for_training(base if adapters and base else path, dtype, trust_remote_code)
     if adapters:
@@ -240,40 +242,3 @@ def prompt_room(config: Any, max_prompt_tokens: int, max_new_tokens: int, key: s
     if max_new_tokens >= context:
         raise ConfigError(f"{key}: {max_new_tokens} leaves no room for a prompt in the policy's context of {context}")
     return min(max_prompt_tokens, context - max_new_tokens)
-
-
-def make_room(path: Path) -> None:
-    """Have engines rest, and drop the models kept in memory where a GPU has too little left for the next one."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return
-    from harness.engines import vllm_engine
-
-    vllm_engine.rest()
-    weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-    if torch.cuda.mem_get_info()[0] < 2 * weights:
-        forget()
-
-
-def release() -> None:
-    """Drop the models kept in memory, and have engines rest, where a GPU has to hold the next model beside them."""
-    import torch
-
-    if torch.cuda.is_available():
-        from harness.engines import vllm_engine
-
-        vllm_engine.rest()
-        forget()
-
-
-def forget() -> None:
-    """Drop the models kept in memory."""
-    import torch
-
-    from harness.engines import reward_models
-
-    _cached.cache_clear()
-    reward_models.forget()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

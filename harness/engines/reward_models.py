@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from harness import chat
-from harness.engines import armorm, models, pairrm
+from harness.engines import armorm, loaded, models, pairrm
 from harness.engines.batches import BudgetedBatches, pad
 from harness.errors import ConfigError
 
@@ -145,6 +145,7 @@ class _Loaded:
     """The pad token that the model's config names; None where it names none."""
 
 
+@loaded.kept
 @lru_cache(maxsize=1)
 def _load(engine: str, path: Path, dtype: str, trust_remote_code: bool) -> _Loaded:
     """A reward model in evaluation mode on this process's device, and its tokenizer.
@@ -155,7 +156,7 @@ def _load(engine: str, path: Path, dtype: str, trust_remote_code: bool) -> _Load
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     models.quieten()
-    models.make_room(path)
+    loaded.make_room(path)
     kind: Any = {"armorm": armorm.ArmoRM, "pairwise": pairrm.PairRM}.get(engine, AutoModelForSequenceClassification)
     trusted = {"trust_remote_code": trust_remote_code} if engine == "sequence_classification" else {}
     model, loading = kind.from_pretrained(
@@ -167,11 +168,6 @@ def _load(engine: str, path: Path, dtype: str, trust_remote_code: bool) -> _Load
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     padding = model.config.get_text_config().pad_token_id
     return _Loaded(model=model.to(device).eval(), tokenizer=tokenizer, pad=padding if (padding or 0) >= 0 else None)
-
-
-def forget() -> None:
-    """Drop the model kept in memory."""
-    _load.cache_clear()
 
 
 def inspect(path: Path, engine: str, trust_remote_code: bool) -> dict[str, Any]:

@@ -72,12 +72,12 @@ def open_judge(spec: VllmSpec, context: Context) -> Iterator[Judge]:
 
     @contextmanager
     def serve_once() -> Iterator[Server]:
-        from harness.engines import models
+        from harness.engines import loaded
         from harness.engines.vllm_server import serve
 
         mine, weights = machine.mine(), context.input(INPUT).model_path
         arguments, variables = _placed(weights, spec.dtype)
-        models.release()  # the server measures the GPU as it finds it
+        loaded.release()  # the server measures the GPU as it finds it
         with serve(
             weights,
             python=mine.python.vllm,

@@ -38,13 +38,13 @@ def run(context: Context, spec: Spec) -> Outcome:
         ConfigError: the task cannot be set up, or its folder has changed since this was planned.
         EngineError: lm_eval died; ends with its last words.
     """
-    from harness.engines import lm_eval, models
+    from harness.engines import lm_eval, loaded
 
     include = context.params["include"]
     tasks_hash.cache_clear()
     if include is not None and tasks_hash(include) != spec.include:
         raise ConfigError(f"regressions.include: {include} has changed since this was planned; plan it anew")
-    models.release()
+    loaded.release()
     cache = context.work / "cache"
     cache.mkdir(exist_ok=True)
     mine = machine.mine()

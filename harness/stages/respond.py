@@ -84,13 +84,13 @@ def run(context: Context, spec: Spec | VllmSpec | imported.RespondSpec) -> Outco
 
 def _with_vllm(context: Context, spec: VllmSpec) -> Outcome:
     """Answer everything with vLLM, which then may rest; then work out the divergences with transformers' models."""
-    from harness.engines import generation, models, vllm_engine, weights
+    from harness.engines import generation, models, vllm_engine, vllm_group, weights
 
     base, answering = context.input("reference").model_path, context.input("model")
     trusted = spec.trust_remote_code and not _is_foreign(answering)
     adapter = answering.model_path if weights.is_adapter(answering.model_path) else None
     whole = base if adapter is not None else answering.model_path
-    model = vllm_engine.Weights(path=whole, adapter=adapter, dtype=spec.dtype, trust_remote_code=trusted)
+    model = vllm_group.Weights(path=whole, adapter=adapter, dtype=spec.dtype, trust_remote_code=trusted)
     tokenizer, stops = models.load_tokenizer(whole, trusted)
     _check_foreign(answering, tokenizer, stops)
     asked = _fitting(context, spec, tokenizer, models.load_config(whole, trusted))

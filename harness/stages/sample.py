@@ -90,7 +90,7 @@ def run(context: Context, spec: Spec | VllmSpec | imported.SampleSpec | static.S
 
 def _with_vllm(context: Context, spec: VllmSpec) -> Outcome:
     """Keep the engine fed, and write down what comes back; only what is neither written nor back is lost by an end."""
-    from harness.engines import generation, models, vllm_engine
+    from harness.engines import generation, models, vllm_engine, vllm_group
 
     path = context.input("policy").model_path
     tokenizer, stops = models.load_tokenizer(path, spec.trust_remote_code)
@@ -100,7 +100,7 @@ def _with_vllm(context: Context, spec: VllmSpec) -> Outcome:
     # The longest first: what is left at the end, when the engine runs empty, is short.
     todo = sorted(fitting.keys() - done, key=lambda i: (-len(fitting[i]), i))
     requests = [generation.Request(i, fitting[i], (spec.seed, i, spec.sample_block)) for i in todo]
-    weights = vllm_engine.Weights(path=path, dtype=spec.dtype, trust_remote_code=spec.trust_remote_code)
+    weights = vllm_group.Weights(path=path, dtype=spec.dtype, trust_remote_code=spec.trust_remote_code)
     total, engine = len(fitting) * spec.samples, ""
     with (
         context.reporter.task(context.label, total, "responses", len(done) * spec.samples) as task,

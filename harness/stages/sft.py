@@ -82,9 +82,9 @@ def run(context: Context, spec: Spec) -> Outcome:
     Raises:
         ConfigError: a context shorter than the sequences, a template that does not fit, or nothing left to learn.
     """
-    from harness.engines import models
+    from harness.engines import loaded, models
 
-    models.release()
+    loaded.release()
     base = context.input("policy")
     if spec.max_length > base.manifest.measures["context"]:
         raise ConfigError(

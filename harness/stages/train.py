@@ -101,9 +101,9 @@ def _check_template(context: Context, spec: Spec) -> None:
 
 def _train(context: Context, rows: list[dict[str, Any]], spec: Spec) -> list[dict[str, Any]]:
     """Train in this process, or by several that it starts; returns one row of figures per step."""
-    from harness.engines import models
+    from harness.engines import loaded
 
-    models.release()
+    loaded.release()
     spec = memory.smaller_training(spec, context.parts)
     policy, save_steps = context.input("policy").model_path, context.params["save_steps"]
     given: dict[str, Any] = {"save_steps": save_steps, "reporter": context.reporter, "label": context.label}

@@ -124,7 +124,7 @@ def ours(given: argparse.Namespace, part: str, result: Path) -> None:
 
     from harness import machine
     from harness.cluster import PythonConfig, VllmConfig
-    from harness.engines import models, vllm_engine
+    from harness.engines import models, vllm_engine, vllm_group
     from harness.engines.generation import Decoding, Request
     from harness.perform import perform, prepare_process
     from harness.plan import make_plan
@@ -146,7 +146,7 @@ def ours(given: argparse.Namespace, part: str, result: Path) -> None:
         warm_up = json.loads((given.out / "plain.requests.json").read_text())["warm_up"]
         requests = [Request(f"warm-up {i}", ids, (0, i)) for i, ids in enumerate(warm_up)]
         decoding = Decoding(temperature=_TEMPERATURE, top_p=1.0, max_new_tokens=given.tokens)
-        weights = vllm_engine.Weights(path=given.out / "model", dtype=given.dtype, trust_remote_code=False)
+        weights = vllm_group.Weights(path=given.out / "model", dtype=given.dtype, trust_remote_code=False)
         _, stops = models.load_tokenizer(given.out / "model", False)
         list(vllm_engine.generate(weights, stops, requests, 2, decoding, longest=_MAX_PROMPT, tell=reporter.line))
     ready = time.monotonic() - started

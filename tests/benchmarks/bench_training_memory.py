@@ -96,13 +96,13 @@ def rows_of(policy: Path, spec: Spec) -> list[dict[str, Any]]:
 
 def measure(policy: Path, case: str, length: int) -> int:
     """Bytes by which a training makes this process grow."""
-    from harness.engines import models, training
+    from harness.engines import loaded, training
     from harness.progress import Reporter
 
     spec = spec_of(case, length)
     rows = rows_of(policy, spec)
     importlib.import_module("peft")  # which is loaded late, and is no part of a training's memory
-    models.forget()
+    loaded.forget()
     gc.collect()
     me = psutil.Process()
     before: int = me.memory_info().rss

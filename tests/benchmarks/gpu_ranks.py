@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from harness.config import LoraConfig
-from harness.engines import models, training
+from harness.engines import loaded, training
 from harness.progress import Reporter
 from harness.ranks import launch
 from harness.world import Sharding, World
@@ -56,7 +56,7 @@ def main(processes: int) -> int:
     with tempfile.TemporaryDirectory() as root:
         policy = save_tiny_policy(Path(root) / "policy")
         rows = rows_of(policy, PAIRS)
-        models.forget()
+        loaded.forget()
         for number, (way, (spec, sharding)) in enumerate(WAYS.items()):
             seconds, histories = [], []
             for by in ("one", "launched"):

@@ -15,7 +15,7 @@ from harness.engines import vllm_engine
 from harness.engines.generation import Decoding, Request
 from harness.engines.parallel import layout
 from harness.engines.process import EngineError
-from harness.engines.vllm_engine import Weights
+from harness.engines.vllm_group import Weights
 from harness.errors import ConfigError
 
 SAMPLED = Decoding(temperature=0.8, top_p=0.9, max_new_tokens=12)

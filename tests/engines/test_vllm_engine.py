@@ -11,7 +11,7 @@ from harness import chat, machine
 from harness.cluster import PythonConfig, VllmConfig
 from harness.engines import generation, logprobs, models, vllm_engine
 from harness.engines.generation import Decoding, Request, Response
-from harness.engines.vllm_engine import Weights
+from harness.engines.vllm_group import Weights
 
 PROMPTS = (
     "What is the capital of France?",

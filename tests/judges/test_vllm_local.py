@@ -12,7 +12,7 @@ import pytest
 
 from harness import machine
 from harness.cluster import PythonConfig, VllmConfig
-from harness.engines import models, vllm_server
+from harness.engines import loaded, vllm_server
 from harness.engines.vllm_server import Endpoint
 from harness.errors import ConfigError
 from harness.judges.config import VllmJudgeConfig
@@ -85,7 +85,7 @@ def test_the_server_takes_of_the_gpus_what_the_machine_gives(
         yield Endpoint(base_url=judge.url, token=server.KEY, model="judge")
 
     monkeypatch.setattr(vllm_server, "serve", serve)
-    monkeypatch.setattr(models, "release", lambda: events.append("released"))
+    monkeypatch.setattr(loaded, "release", lambda: events.append("released"))
     planned, shelf = plan_judge(configured(tiny_policy)), Shelf(tmp_path)
     given = VllmConfig(tensor_parallel=2, sequences=8, eager=True)
     monkeypatch.setattr(machine, "_MINE", [machine.Machine(visible="4,5,6", share=0.5, vllm=given)])
