@@ -1,7 +1,9 @@
-"""Child processes: which interpreter runs one, and what can be said of one that has died."""
+"""Child processes: which interpreter runs one, what it is not told, and what can be said of one that has died."""
 
 import os
+import re
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -10,6 +12,26 @@ LAST_WORDS = 20
 
 _READ = 1 << 16
 """Bytes of its output among which they are looked for."""
+
+_SECRET = re.compile(r"(KEYS?|TOKEN|SECRETS?|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)
+"""At the end of a word of a variable's name; settings such as TOKENIZERS_PARALLELISM and MAX_TOKENS are none."""
+
+_OF_HUB = frozenset({"HF_TOKEN", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_DISABLE_IMPLICIT_TOKEN"})
+"""What a process that loads from a hub needs of what looks like a secret."""
+
+
+def is_secret(variable: str) -> bool:
+    """Whether an environment variable holds a secret, by its name: words such as KEY, TOKEN and PASSWORD say so."""
+    return _SECRET.search(variable) is not None
+
+
+def without_secrets(variables: Mapping[str, str], *, hub: bool) -> dict[str, str]:
+    """An environment for a program that is not ours, without the keys that this one may hold.
+
+    Args:
+        hub: it loads from a hub, and keeps the hub's own token.
+    """
+    return {n: value for n, value in variables.items() if (hub and n in _OF_HUB) or not is_secret(n)}
 
 
 def last_words(output: IO[bytes]) -> str:

@@ -77,7 +77,7 @@ def _ask(python: str | None, request: Mapping[str, Any], work: Path, threads: in
     path.write_text(json.dumps(request))
     command = [interpreter(python), str(lm_eval_child.__file__), str(os.getpid()), str(path), str(answer)]
     given = {"OMP_NUM_THREADS": str(threads)} if threads is not None else {}
-    variables = {"TOKENIZERS_PARALLELISM": "false", **process.environment(python), **given}
+    variables = {"TOKENIZERS_PARALLELISM": "false", **process.environment(python, hub=True), **given}
     engine = EngineProcess(command, variables, "lm_eval", keep_output=True)
     try:
         engine.process.wait()

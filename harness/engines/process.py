@@ -10,7 +10,7 @@ from functools import lru_cache
 from tempfile import TemporaryFile
 
 from harness.errors import ConfigError, PrefsweepError
-from harness.processes import cause, last_words, python_path
+from harness.processes import cause, last_words, python_path, without_secrets
 
 _GRACE = 10.0
 """Seconds that an engine has to end by itself."""
@@ -39,7 +39,7 @@ def interpreter(python: str | None, package: str, key: str, install: str) -> str
     try:
         found = subprocess.run(
             [path, "-c", look],
-            env=environment(python),
+            env=environment(python, hub=False),
             cwd="/",
             check=False,
             capture_output=True,
@@ -56,9 +56,14 @@ def interpreter(python: str | None, package: str, key: str, install: str) -> str
     raise ConfigError(f"{key}: {path} is no Python interpreter that runs: {said}")
 
 
-def environment(python: str | None) -> dict[str, str]:
-    """Environment variables of an engine: this process's, without what misleads another interpreter."""
-    return {name: value for name, value in os.environ.items() if python is None or name not in _OURS}
+def environment(python: str | None, *, hub: bool) -> dict[str, str]:
+    """Environment variables of an engine: this process's, without secrets and what misleads another interpreter.
+
+    Args:
+        hub: it loads from a hub, and keeps the hub's own token.
+    """
+    told = without_secrets(os.environ, hub=hub)
+    return {name: value for name, value in told.items() if python is None or name not in _OURS}
 
 
 class EngineProcess:

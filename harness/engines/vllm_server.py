@@ -93,7 +93,7 @@ def serve(
 
 
 def environment(python: str | None, threads: int | None, *, offline: bool) -> dict[str, str]:
-    """Environment of a process that runs vLLM; what the user has set stays."""
+    """Environment of a process that runs vLLM; what the user has set stays, but for secrets."""
     defaults = {
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
@@ -103,7 +103,7 @@ def environment(python: str | None, threads: int | None, *, offline: bool) -> di
         **({"HF_HUB_OFFLINE": "1"} if offline else {}),
     }
     given = {"OMP_NUM_THREADS": str(threads)} if threads is not None else {}
-    return {**defaults, **process.environment(python), **given}
+    return {**defaults, **process.environment(python, hub=not offline), **given}
 
 
 def _start(

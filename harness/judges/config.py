@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from harness.errors import ConfigError
 from harness.judges.model_config import ModelJudgeConfig, check_model_judge
+from harness.processes import is_secret
 
 MAX_COMPLETION_TOKENS: Final = "max_completion_tokens"
 """A field of `extra_body` that stands in place of `max_new_tokens`."""
@@ -175,6 +176,11 @@ def _check_server(config: OpenAIJudgeConfig) -> None:
     if config.api_key_env is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", config.api_key_env):
         # What stands there may be the key itself: it is not repeated.
         raise ConfigError("judge.api_key_env: expected the name of an environment variable, such as OPENAI_API_KEY")
+    if config.api_key_env is not None and not is_secret(config.api_key_env):
+        raise ConfigError(
+            "judge.api_key_env: expected a name with the word KEY, TOKEN or SECRET in it, such as OPENAI_API_KEY, by "
+            "which it is kept from the engines that this starts"
+        )
     if not config.model.strip():
         raise ConfigError("judge.model: expected a model, as the server calls it")
 

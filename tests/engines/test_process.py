@@ -47,8 +47,30 @@ def test_a_missing_package_says_how_to_install_it() -> None:
 
 def test_another_interpreter_is_not_told_where_our_packages_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
-    assert process.environment(None)["PYTHONPATH"] == "/somewhere"
-    assert "PYTHONPATH" not in process.environment("/other/python")
+    assert process.environment(None, hub=True)["PYTHONPATH"] == "/somewhere"
+    assert "PYTHONPATH" not in process.environment("/other/python", hub=True)
+
+
+@pytest.mark.parametrize(
+    ("variable", "without_hub", "with_hub"),
+    [
+        ("OPENAI_API_KEY", False, False),
+        ("TEAM_KEYS", False, False),
+        ("AWS_ACCESS_KEY_ID", False, False),
+        ("PGPASSWORD", False, False),
+        ("wandb_secret", False, False),
+        ("HF_TOKEN", False, True),
+        ("HF_HOME", True, True),
+        ("TOKENIZERS_PARALLELISM", True, True),
+        ("VLLM_MAX_TOKENS", True, True),
+    ],
+)
+def test_an_engine_is_told_no_secret_but_the_hubs_own_where_it_loads_from_there(
+    variable: str, without_hub: bool, with_hub: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "something")
+    assert (variable in process.environment(None, hub=False)) == without_hub
+    assert (variable in process.environment(None, hub=True)) == with_hub
 
 
 TALKER = "import sys, time; print('one', file=sys.stderr); print('two', file=sys.stderr, flush=True); sys.exit(3)"

@@ -184,6 +184,16 @@ def test_gpus_beyond_those_of_one_engine_run_further_engines(
     assert len(_told(fake_vllm, "start")) == 2
 
 
+def test_a_judges_key_is_not_in_an_engines_environment(
+    fake_vllm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-unlikely")
+    _draw(_weights(save_model(tmp_path / "m")), REQUESTS[:1])
+    told = Path(f"/proc/{vllm_engine._RUNNING[0].engines[0].process.process.pid}/environ").read_bytes()
+    assert b"FAKE_VLLM=" in told
+    assert b"sk-unlikely" not in told
+
+
 def test_an_engine_that_died_idle_is_no_failure_of_what_comes_next(
     fake_vllm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

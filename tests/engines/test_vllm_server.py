@@ -106,3 +106,9 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert variables["OMP_NUM_THREADS"] == "3"
     assert variables["HF_HUB_OFFLINE"] == "1"
     assert os.environ.get("HF_HUB_OFFLINE") != "1"
+
+
+def test_a_server_of_a_hubs_model_has_the_hubs_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_unlikely")
+    assert "HF_TOKEN" in vllm_server.environment(None, 3, offline=False)
+    assert "HF_TOKEN" not in vllm_server.environment(None, 3, offline=True)

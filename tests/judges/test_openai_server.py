@@ -283,6 +283,7 @@ def test_a_judge_without_log_probabilities_is_read_by_its_words(judge: server.Ju
         ({"base_url": "https://host/v1#secret"}, r"^judge\.base_url: holds credentials"),
         ({"base_url": "https://me:secret@host/v1"}, r"^judge\.base_url: holds credentials"),
         ({"api_key_env": "sk-12345"}, r"^judge\.api_key_env: expected the name of an environment variable"),
+        ({"api_key_env": "MY_JUDGE"}, r"^judge\.api_key_env: expected a name with the word KEY"),
         ({"top_logprobs": 1}, r"^judge\.top_logprobs: expected 2 to 20, got 1"),
         ({"max_failed_share": 1.0}, r"^judge\.max_failed_share: "),
         ({"concurrency": 0}, r"^judge\.concurrency: "),
@@ -336,7 +337,13 @@ def test_another_server_price_or_limit_makes_no_other_point() -> None:
         return used(dataclasses.replace(config, judge=configured(**{"url": "https://host/v1", **changed})))
 
     config = point("judge=openai", "judge.model=m")
-    asking = {"url": "https://other/v1", "api_key_env": "K", "concurrency": 3, "timeout_seconds": 9.0, "attempts": 2}
+    asking = {
+        "url": "https://other/v1",
+        "api_key_env": "A_KEY",
+        "concurrency": 3,
+        "timeout_seconds": 9.0,
+        "attempts": 2,
+    }
     spending = {"price_input": 1.0, "price_output": 2.0, "max_cost_usd": 3.0, "max_tokens": 4, "max_failed_share": 0.5}
     assert settings(**asking, **spending) == settings()
     for name, value in {"model": "n", "revision": "r", "temperature": 0.0}.items():
