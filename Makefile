@@ -45,7 +45,7 @@ coverage: .venv/.dev
 # the release after that will refuse is no error here.
 hydra-next: .venv-next/.installed
 	.venv-next/bin/python -m pytest -p no:cacheprovider -W ignore::hydra.errors.Hydra15MigrationWarning \
-		tests/test_sweeper.py tests/test_app.py
+		tests/sweeper tests/test_app.py
 
 NEXT_PIP = .venv-next/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-next/constraints.txt
 
