@@ -20,6 +20,7 @@ from harness import tables
 from harness.errors import PrefsweepError
 from harness.ports import free_port
 from harness.progress import Reporter, Task
+from harness.slurm.commands import ask
 from harness.world import World
 
 _FOLDER = "ranks"
@@ -223,8 +224,6 @@ def first_machine(machines: str) -> str:
 
 
 def _scontrol(*arguments: str) -> str:
-    from harness.slurm.jobs import ask
-
     return ask(["scontrol", "show", *arguments])
 
 

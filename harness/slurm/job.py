@@ -25,8 +25,8 @@ from harness.progress import Reporter
 from harness.retention import Retention
 from harness.schedule import ATTEMPTS
 from harness.slurm import batches
+from harness.slurm.commands import SlurmError, ask
 from harness.slurm.equal import name_equal
-from harness.slurm.jobs import SlurmError, ask
 from harness.stages.pairs import why_empty
 from harness.store import Store
 from harness.world import ALONE, World

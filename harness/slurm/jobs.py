@@ -1,23 +1,19 @@
 """What SLURM says of jobs: one squeue call for all that may be alive, one sacct call for those that have ended."""
 
-import os
 import re
 import shutil
-import subprocess
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from harness.errors import PrefsweepError
 from harness.slurm import batches
 from harness.slurm.batches import Batch
+from harness.slurm.commands import SlurmError, ask
 from harness.store import Store
 
 GRACE = 120.0
 """Seconds for which a batch that SLURM does not know counts as alive: it may be on its way."""
-
-_TIMEOUT = 120.0
 
 _ENDED = frozenset(
     {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED"}
@@ -32,17 +28,6 @@ _NUMBERS = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 
 _NAMES = 2000
 """Jobs that one call asks for by name: Linux takes 128 KiB in an argument."""
-
-_FILTERS = ("SQUEUE_", "SACCT_", "SCANCEL_")
-"""Beginnings of variables with which users have these commands show, or touch, less than they are asked for."""
-
-
-class SlurmError(PrefsweepError):
-    """SLURM is not there, or refuses."""
-
-
-class NoAnswerError(SlurmError):
-    """A command of SLURM fails, or does not end in time; it may be answered a little later."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,49 +199,10 @@ def ended(job: Job) -> tuple[int | None, str]:
     return (int(code) if code.isdigit() else None), "" if machine == "(null)" else machine
 
 
-def scancel(ids: Iterable[str]) -> None:
-    """Cancel jobs.
-
-    Raises:
-        SlurmError: SLURM refuses.
-    """
-    ask(["scancel", *ids])
-
-
 def _ask_for(names: Sequence[str], command: Sequence[str]) -> list[str]:
     """Lines that a command prints of the jobs of these names."""
     parts = [names[start : start + _NAMES] for start in range(0, len(names), _NAMES)]
     return [line for part in parts for line in ask([*command, f"--name={','.join(part)}"]).splitlines()]
-
-
-def ask(command: Sequence[str]) -> str:
-    """What a command of SLURM prints, whatever the user's environment asks it to leave out.
-
-    Raises:
-        SlurmError: it is not there.
-        NoAnswerError: it fails, or does not answer.
-    """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(_FILTERS)}
-    try:
-        ended = subprocess.run(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=_TIMEOUT,
-        )
-    except FileNotFoundError:
-        raise SlurmError(f"{command[0]}: not on the path; this machine knows no SLURM") from None
-    except OSError as error:
-        raise SlurmError(f"{command[0]}: cannot be run: {error.strerror}") from None
-    except subprocess.TimeoutExpired:
-        raise NoAnswerError(f"{command[0]}: no answer in {_TIMEOUT:.0f} s") from None
-    if ended.returncode:
-        raise NoAnswerError(f"{command[0]}: {ended.stderr.strip() or f'exit code {ended.returncode}'}")
-    return ended.stdout
 
 
 def _fields(line: str, *names: str) -> dict[str, str]:

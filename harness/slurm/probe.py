@@ -19,10 +19,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from harness.cluster import ResourcesConfig, SlurmConfig
+from harness.files import write_json
 from harness.keys import digest
-from harness.slurm import jobs
-from harness.slurm.jobs import Job, SlurmError
-from harness.store import Store, write_json
+from harness.slurm import commands, jobs
+from harness.slurm.commands import SlurmError
+from harness.slurm.jobs import Job
+from harness.store import Store
 
 VALID = 7 * 86400.0
 """Seconds for which an answer is believed: what machines mount changes rarely."""
@@ -246,7 +248,7 @@ def _sbatch(flags: list[str], path: Path, cluster: SlurmConfig, stage: str) -> s
     from harness.slurm.submit import refusal
 
     try:
-        said = jobs.ask(["sbatch", *flags, str(path)])
+        said = commands.ask(["sbatch", *flags, str(path)])
     except SlurmError as error:
         raise refusal(cluster, stage, str(error).removeprefix("sbatch: ")) from None
     number = re.search(r"\d+", said)

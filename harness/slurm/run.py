@@ -14,10 +14,11 @@ from harness.perform import Ending
 from harness.plan import Node
 from harness.progress import Reporter
 from harness.schedule import Schedule
-from harness.slurm import batches, jobs, probe
+from harness.slurm import batches, commands, jobs, probe
 from harness.slurm.batches import Batch
+from harness.slurm.commands import NoAnswerError, SlurmError
 from harness.slurm.equal import name_equal
-from harness.slurm.jobs import Job, NoAnswerError, Queue, SlurmError
+from harness.slurm.jobs import Job, Queue
 from harness.slurm.submit import submit
 from harness.store import Store
 
@@ -121,7 +122,7 @@ class _Run:
             if job.stuck:
                 self.reporter.line(f"job {job.id} is held by SLURM ({job.reason}), and is cancelled")
                 with suppress(SlurmError):  # another user's
-                    jobs.scancel([job.id])
+                    commands.scancel([job.id])
         return queue
 
     def _wanted(self, queue: Queue) -> tuple[list[Node], int]:

@@ -14,8 +14,9 @@ from harness.cluster import SlurmConfig
 from harness.errors import ConfigError, PrefsweepError
 from harness.slurm import batches
 from harness.slurm.batches import Batch
+from harness.slurm.commands import SlurmError, scancel
 from harness.slurm.job import Element
-from harness.slurm.jobs import SlurmError, scancel, squeue
+from harness.slurm.jobs import squeue
 from harness.store import Store
 
 _SIGNAL = 90

@@ -2,7 +2,7 @@
 
 import argparse
 
-from harness.slurm import jobs, probe
+from harness.slurm import commands, jobs, probe
 from harness.store import StoreError
 from harness.sweepctl.catalogue import Catalogue
 from harness.sweepctl.terminal import Commands, add, count, open_store, say
@@ -35,12 +35,12 @@ def run(options: argparse.Namespace) -> int:
     known = sorted(job for job in chosen if job != "?")
     first = [job.id for job in queue.others.values() if job.alive]
     if first and not wanted:
-        jobs.scancel(first)
+        commands.scancel(first)
     if not chosen:
         say("no job is alive")
         return 0
     if known:  # without keys arrays as a whole, which is one request to slurmctld for each
-        jobs.scancel(known if wanted else sorted({chosen[job].main for job in known}))
+        commands.scancel(known if wanted else sorted({chosen[job].main for job in known}))
     nodes = sum(job.id in known for job in live.values())
     say(f"cancelled {count(len(known), 'job')} with {count(nodes, 'node')}")
     if "?" in chosen:

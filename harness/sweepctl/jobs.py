@@ -6,7 +6,8 @@ from typing import Any
 
 from harness.slurm import jobs, probe
 from harness.slurm.batches import Batch
-from harness.slurm.jobs import Job, Queue, SlurmError
+from harness.slurm.commands import SlurmError
+from harness.slurm.jobs import Job, Queue
 from harness.store import Store, StoreError
 from harness.sweepctl.terminal import count, table
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from harness.slurm import run
-from harness.slurm.jobs import Queue, SlurmError
+from harness.slurm.commands import SlurmError
+from harness.slurm.jobs import Queue
 from tests.fakes import node, plan_of, sweep
 from tests.slurm.conftest import Desk, cluster
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.slurm import jobs
+from harness.slurm import commands, jobs
 from harness.slurm.batches import Batch
-from harness.slurm.jobs import Job, NoAnswerError, SlurmError
+from harness.slurm.commands import NoAnswerError, SlurmError
+from harness.slurm.jobs import Job
 from tests.fakes import node, plan_of
 from tests.slurm.conftest import Desk, FakeSlurm
 
@@ -75,7 +76,7 @@ def test_what_the_user_hides_from_himself_is_seen_all_the_same(
     command = Path(os.environ["PATH"].partition(os.pathsep)[0]) / "squeue"
     command.write_text("#!/bin/bash\nenv | grep -c ^SQUEUE_\nexit 0\n")
     monkeypatch.setenv("SQUEUE_PARTITION", "gpu")
-    assert jobs.ask(["squeue"]) == "0\n"
+    assert commands.ask(["squeue"]) == "0\n"
 
 
 def test_a_command_that_cannot_be_run_is_named(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,13 +84,13 @@ def test_a_command_that_cannot_be_run_is_named(slurm: FakeSlurm, monkeypatch: py
     (folder / "squeue").write_bytes(b"\x00")
     monkeypatch.setenv("PATH", str(folder))
     with pytest.raises(SlurmError, match=r"^squeue: cannot be run: Exec format error"):
-        jobs.ask(["squeue"])
+        commands.ask(["squeue"])
 
 
 def test_no_answer_in_time_is_an_error_of_its_own(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_TIMEOUT", 0.01)
+    monkeypatch.setattr(commands, "_TIMEOUT", 0.01)
     with pytest.raises(NoAnswerError, match="no answer in"):
-        jobs.ask(["sleep", "5"])
+        commands.ask(["sleep", "5"])
 
 
 @pytest.mark.parametrize(("seconds", "alive"), [(-1e6, False), (-60.0, True), (60.0, True), (1e6, False)])

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ConfigError
+from harness.files import write_json
 from harness.slurm import jobs, probe
-from harness.slurm.jobs import SlurmError
-from harness.store import write_json
+from harness.slurm.commands import SlurmError
 from harness.sweepctl import main
 from tests.fakes import node, plan_of, sweep
 from tests.slurm.conftest import Desk, cluster

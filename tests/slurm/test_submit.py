@@ -11,7 +11,7 @@ import pytest
 
 from harness.errors import ConfigError
 from harness.slurm import jobs, probe
-from harness.slurm.jobs import SlurmError
+from harness.slurm.commands import SlurmError
 from harness.store import Store
 from tests.fakes import node, plan_of, sweep
 from tests.slurm.conftest import Desk, cluster

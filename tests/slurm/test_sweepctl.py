@@ -9,7 +9,7 @@ import pytest
 
 from harness import record
 from harness.plan import Plan
-from harness.slurm import batches, jobs
+from harness.slurm import batches, commands, jobs
 from harness.sweepctl import main
 from tests.fakes import node, plan_of, sweep
 from tests.slurm.conftest import Desk
@@ -145,7 +145,7 @@ def test_gc_clears_away_the_files_of_jobs_whose_nodes_are_done(
     desk: Desk, plan: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk.slurm.refuse("sbatch", "sbatch: error: no")
-    with pytest.raises(jobs.SlurmError):
+    with pytest.raises(commands.SlurmError):
         desk.type(plan_of(node("imported", "refused")))
     assert ctl(desk, "gc") == 0
     assert "jobs" not in capsys.readouterr().out  # all of this is young
