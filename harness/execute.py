@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from harness import machine
+from harness.attempts import POLL, WAITING, settle
 from harness.cluster import SlurmConfig
 from harness.config import ClusterConfig
 from harness.perform import Ending, default_threads, free_memory, perform, prepare_process
@@ -13,11 +14,7 @@ from harness.provenance import commit
 from harness.retention import Retention
 from harness.schedule import Schedule, Summary
 from harness.store import RETRY, Artifact, Store, StoreError, mixed
-
-POLL = 0.5
-"""Seconds between two looks at nodes in the hands of other commands."""
-
-WAITING = "waiting for what other commands are at"
+from harness.workers import run_workers
 
 _LOG_LINES = 5
 """Last lines of a failure's log that the end of a run shows."""
@@ -61,8 +58,6 @@ def execute(
 
             run_on_slurm(schedule, reporter, cluster, retention.keep, wait=wait)
         elif cluster.name == "local":
-            from harness.workers import run_workers
-
             run_workers(schedule, reporter, cluster, retention, wait=wait)
         else:
             _run_here(schedule, reporter, cluster, retention, wait=wait)
@@ -165,21 +160,6 @@ def _next_nodes(schedule: Schedule, reporter: Reporter, *, wait: bool) -> Iterat
                 reporter.line(WAITING)
             told = True
             time.sleep(POLL)
-
-
-def settle(
-    schedule: Schedule, node: Node, label: str, ending: Ending, reporter: Reporter, retention: Retention
-) -> bool:
-    """Enter how an attempt ended, and say so; returns whether the node will be tried again."""
-    again = schedule.settle(node, ending)
-    notes = {
-        "failed": f"FAILED: {ending.text}" + ("; it is tried again" if again else ""),
-        "done": "done by another command",
-    }
-    reporter.line(f"{label}: {notes.get(ending.how, ending.text)}")
-    for line in (*schedule.news(), *retention.after(node)):
-        reporter.line(line)
-    return again
 
 
 def _story(ending: Ending) -> list[str]:

@@ -19,9 +19,9 @@ from tempfile import TemporaryFile
 from typing import IO, Any
 
 from harness import machine
+from harness.attempts import POLL, WAITING, settle
 from harness.config import ClusterConfig
 from harness.errors import ConfigError
-from harness.execute import POLL, WAITING, settle
 from harness.machine import accelerators
 from harness.perform import Ending, log_failure, perform, prepare_process
 from harness.plan import Node
