@@ -18,13 +18,15 @@ from typing import Any
 
 from harness import import_rows, tables
 from harness.errors import ConfigError, PrefsweepError
+from harness.files import file_record
 from harness.import_rows import Row
 from harness.keys import canonical, digest, node_key
+from harness.manifest import Manifest, usable_manifest
 from harness.packages import model_files
 from harness.progress import Reporter
 from harness.provenance import software
 from harness.stages import imported
-from harness.store import Artifact, Manifest, Store, file_record, usable_manifest
+from harness.store import Artifact, Store
 
 STAGE = "imported"
 

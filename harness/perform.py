@@ -23,12 +23,13 @@ from harness.cluster import TRAINING_STAGES
 from harness.errors import PrefsweepError
 from harness.keys import canonical
 from harness.machine import accelerators
+from harness.manifest import Manifest
 from harness.plan import Node
 from harness.progress import Reporter
 from harness.provenance import cpus, hold, provenance
 from harness.ranks.launch import RankDiedError, RankError
 from harness.stages import Context, Outcome, Stage
-from harness.store import UNUSABLE, Artifact, Manifest, Rows, Store
+from harness.store import UNUSABLE, Artifact, Rows, Store
 from harness.world import ALONE, World
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4

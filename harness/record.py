@@ -10,9 +10,10 @@ from typing import Any
 from harness import choice
 from harness.choice import Choice, Literals
 from harness.config import KeepWeights
+from harness.files import write_json
 from harness.keys import canonical, digest
 from harness.plan import Plan, Point
-from harness.store import Store, StoreError, write_json
+from harness.store import Store, StoreError
 
 SINGLE = "single"
 """Name under which runs without a sweep gather."""

@@ -9,8 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from harness.errors import ConfigError
+from harness.files import file_record
 from harness.keys import digest
-from harness.store import file_record
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,10 @@ from typing import Any
 from harness import choice, record
 from harness.config import KeepWeights
 from harness.keys import digest
+from harness.manifest import read_manifest
 from harness.plan import Node, Plan
 from harness.stages.pairs import why_empty
-from harness.store import Artifact, Store, StoreError, read_manifest
+from harness.store import Artifact, Store, StoreError
 
 WEIGHTS = "weights"
 """Folder of an artifact that retention may give up."""

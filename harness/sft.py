@@ -8,9 +8,9 @@ from typing import Literal
 
 from harness import dataset_files
 from harness.errors import ConfigError
+from harness.files import file_record
 from harness.keys import digest
 from harness.model_rewards import check_commit
-from harness.store import file_record
 
 OWN = "own"
 """Name for the chat template that comes with the model."""

@@ -9,7 +9,6 @@ store/logs/<stage>-<key>.log    the last failure of a node
 """
 
 import errno
-import hashlib
 import json
 import os
 import secrets
@@ -20,14 +19,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from harness import claims, tables
 from harness.claims import BusyError, LostClaimError, Owner
 from harness.errors import PrefsweepError
-from harness.keys import digest
+from harness.files import file_record, inventory, sync_folder, write_json
+from harness.manifest import Manifest, digest_of, read_manifest, usable_manifest
 
 FORMAT = 2
 """Version of the layout; a store of another version is refused."""
@@ -38,8 +37,6 @@ UNUSABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, err
 
 SET_ASIDE = "manifest.damaged.json"
 """What a manifest is called once its artifact was found damaged."""
-
-_MAPPINGS = ("spec", "inputs", "rows", "measures", "files", "provenance", "made_from", "released")
 
 _SETTLED = 2.0
 """Seconds after which a change of a folder has surely got another time stamp than the one before."""
@@ -62,35 +59,6 @@ class Rows:
     def __post_init__(self) -> None:
         if self.taken != self.kept + sum(self.dropped.values()):
             raise ValueError(f"rows do not add up: {self.taken} in, {self.kept} out, dropped {dict(self.dropped)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """The record of an artifact."""
-
-    stage: str
-    stage_version: int
-    key: str
-    content_id: str
-    """Equal for artifacts of equal content: the node's own, or the hash of what it holds."""
-    spec: Mapping[str, Any]
-    inputs: Mapping[str, Any]
-    """Keys of the inputs, by name."""
-    rows: Mapping[str, Any]
-    """`taken`, `kept` and `dropped` by reason."""
-    measures: Mapping[str, Any]
-    files: Mapping[str, Mapping[str, Any]]
-    """Size and sha256 of every file, by its path in the artifact."""
-    provenance: Mapping[str, Any]
-    """Versions, code commit, device, threads, start, seconds."""
-    alias_of: str | None = None
-    """Folder in the store, relative to it, that holds the content."""
-    digest: str = ""
-    """Hash of the files' hashes when the artifact was published; an alias has its original's."""
-    made_from: Mapping[str, str] = field(default_factory=dict)
-    """The digest of every artifact that this one was made from, by key."""
-    released: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Files that were whole once and were given up for their space; the node still counts as done."""
 
 
 class Artifact:
@@ -270,10 +238,10 @@ class Store:
         Raises:
             StoreError: the artifact exists already.
         """
-        files = _inventory(work)
+        files = inventory(work)
         whole = replace(manifest, files=files, digest=manifest.digest or digest_of(files))
         write_json(work / "manifest.json", asdict(whole))
-        _sync_folder(work)
+        sync_folder(work)
         target = self.folder(manifest.stage, slug, manifest.key)
         target.parent.mkdir(parents=True, exist_ok=True)
         if self.find(manifest.stage, manifest.key) is None:
@@ -293,7 +261,7 @@ class Store:
             if error.errno in UNUSABLE:
                 raise
             raise StoreError(f"store: cannot publish {target}: {error.strerror}") from None
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         return Artifact(target, whole)
 
     def _index(self, content_id: str, folder: Path) -> None:
@@ -339,82 +307,7 @@ class Store:
         ]
 
 
-def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a folder, or None where it is absent or unreadable: no manifest, no artifact."""
-    try:
-        manifest = Manifest(**json.loads((folder / "manifest.json").read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
-    return manifest if _well_formed(manifest) else None
-
-
-def _well_formed(manifest: Manifest) -> bool:
-    """Whether a manifest, which anyone may have edited, has the shape that everything relies on."""
-    if not all(isinstance(getattr(manifest, name), dict) for name in _MAPPINGS):
-        return False
-    records = (*manifest.files.values(), *manifest.released.values())
-    return all(isinstance(r, dict) and r.keys() >= {"bytes", "sha256"} for r in records) and (
-        manifest.rows.keys() >= {"taken", "kept", "dropped"} and isinstance(manifest.rows["dropped"], dict)
-    )
-
-
-def usable_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a folder whose files are all there in their recorded sizes; None otherwise."""
-    manifest = read_manifest(folder)
-    if manifest is None:
-        return None
-    for name, record in manifest.files.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != record["bytes"]:
-            return None
-    return manifest
-
-
-def digest_of(files: Mapping[str, Mapping[str, Any]]) -> str:
-    """One hash of many files, by their names and hashes."""
-    return digest({name: record["sha256"] for name, record in files.items()})
-
-
 def mixed(artifact: Artifact, parents: Sequence[Artifact]) -> list[str]:
     """Keys of the parents that are not those which an artifact was made from: parts of two stores have been mixed."""
     made_from = artifact.manifest.made_from
     return [p.manifest.key for p in parents if made_from.get(p.manifest.key, p.manifest.digest) != p.manifest.digest]
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that the file is either absent, old, or whole."""
-    # Process ids are the same on many machines.
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
-    with partial.open("w") as file:
-        json.dump(value, file, indent=1, sort_keys=True, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def file_record(path: Path) -> dict[str, Any]:
-    """Size in bytes and sha256 of a file."""
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _inventory(folder: Path) -> dict[str, dict[str, Any]]:
-    """Records of all files below a folder, each flushed to disk; leftovers of interrupted writes are removed."""
-    records = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = str(path.relative_to(folder))
-        if name.endswith(".partial") or name == "manifest.json":
-            path.unlink()
-            continue
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        records[name] = file_record(path)
-    return records
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,9 +9,10 @@ from rich.console import Console
 
 from harness import tables
 from harness.keys import digest
+from harness.manifest import Manifest
 from harness.progress import Reporter
 from harness.stages import Context
-from harness.store import Artifact, Manifest, Rows, Store
+from harness.store import Artifact, Rows, Store
 
 Row = dict[str, Any]
 

@@ -15,12 +15,13 @@ from harness import app, hydra_app
 from harness import execute as execution
 from harness import record as records
 from harness.errors import ConfigError
+from harness.files import write_json
 from harness.keys import digest
 from harness.plan import STAGES, make_plan
 from harness.positions import PAIRS
 from harness.progress import Reporter
 from harness.schedule import Summary
-from harness.store import Store, StoreError, write_json
+from harness.store import Store, StoreError
 from tests.artifacts import manifest
 from tests.configs import composed, point
 

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from harness.claims import BusyError
-from harness.store import Artifact, Manifest, Rows, Store, StoreError, read_manifest, write_json
+from harness.files import write_json
+from harness.manifest import Manifest, read_manifest
+from harness.store import Artifact, Rows, Store, StoreError
 from tests.artifacts import manifest
 
 KEY, OTHER = "00000000000000aa", "00000000000000bb"

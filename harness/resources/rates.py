@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from harness.manifest import Manifest, usable_manifest
 from harness.plan import Node
-from harness.store import Manifest, Store, usable_manifest
+from harness.store import Store
 
 _MEASURED = 50
 """Artifacts of a stage that its rates are taken from, the latest."""

@@ -16,10 +16,11 @@ from typing import Any, TypeVar
 from harness import choice, claims
 from harness.cluster import PythonConfig, SlurmConfig, VllmConfig
 from harness.config import KeepWeights
+from harness.files import write_json
 from harness.keys import node_key
 from harness.plan import STAGES, Node
 from harness.stages.pairs import why_empty
-from harness.store import Store, StoreError, write_json
+from harness.store import Store, StoreError
 
 T = TypeVar("T")
 

@@ -12,8 +12,9 @@ from typing import Any
 from harness import record
 from harness.claims import Owner
 from harness.keys import KEY_DIGITS
+from harness.manifest import Manifest, read_manifest, usable_manifest
 from harness.record import Sweep
-from harness.store import Artifact, Manifest, Store, StoreError, read_manifest, usable_manifest
+from harness.store import Artifact, Store, StoreError
 
 IMPORTED = "imported"
 """Stage of what a user brought into the store, which nothing can make anew."""

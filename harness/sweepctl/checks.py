@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.keys import node_key
-from harness.store import SET_ASIDE, Artifact, Manifest, Rows, digest_of, mixed, read_manifest
+from harness.manifest import Manifest, digest_of, read_manifest
+from harness.store import SET_ASIDE, Artifact, Rows, mixed
 from harness.sweepctl.catalogue import Catalogue, key_of
 
 _CHUNK = 4 << 20

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from harness import record
 from harness.claims import BusyError, Owner
+from harness.manifest import read_manifest
 from harness.slurm import batches
-from harness.store import SET_ASIDE, Store, StoreError, read_manifest
+from harness.store import SET_ASIDE, Store, StoreError
 from harness.sweepctl.catalogue import IMPORTED, Catalogue, key_of
 from harness.sweepctl.retry import clear
 from harness.sweepctl.terminal import Commands, add, count, open_store, say, size, span, table

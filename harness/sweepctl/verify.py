@@ -8,10 +8,11 @@ from pathlib import Path
 
 from harness import record
 from harness.claims import BusyError
+from harness.manifest import read_manifest
 from harness.plan import STAGES
 from harness.progress import Reporter
 from harness.provenance import cpus
-from harness.store import Store, StoreError, read_manifest
+from harness.store import Store, StoreError
 from harness.sweepctl.catalogue import IMPORTED, Catalogue, is_key, key_of
 from harness.sweepctl.checks import Finding, Meter, inspect, judge_aliases, judge_origins, still_bad
 from harness.sweepctl.terminal import Commands, add, count, open_store, say, size

@@ -10,8 +10,8 @@ import pytest
 from analysis.candidate_sets import load_boundary_measurements, load_set_differences
 from analysis.columns import BOUNDARY_MEASUREMENTS
 from harness import tables
+from harness.files import write_json
 from harness.stages.diversity import means
-from harness.store import write_json
 from tests.artifacts import Row, Shelf
 
 

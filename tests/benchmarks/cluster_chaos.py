@@ -25,9 +25,10 @@ from typing import Any
 
 import psutil
 
+from harness.manifest import digest_of, read_manifest
 from harness.plan import Plan
 from harness.slurm import batches
-from harness.store import Store, digest_of, read_manifest
+from harness.store import Store
 from tests.cluster import boot
 from tests.cluster.command import plan
 from tests.fakes import journal

@@ -21,8 +21,9 @@ from typing import Literal
 
 import psutil
 
+from harness.manifest import digest_of, read_manifest
 from harness.plan import STAGES
-from harness.store import Artifact, Store, digest_of, read_manifest
+from harness.store import Artifact, Store
 from tests import journal
 from tests.processes import start
 from tests.tiny import save_tiny_policy

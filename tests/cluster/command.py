@@ -20,12 +20,13 @@ from rich.console import Console
 from harness import execute as execution
 from harness import record, tables
 from harness.errors import PrefsweepError
+from harness.manifest import Manifest
 from harness.plan import Node, Plan
 from harness.progress import Reporter
 from harness.retention import Retention
 from harness.slurm import job, jobs, submit
 from harness.slurm.job import Element
-from harness.store import Artifact, Manifest, Store
+from harness.store import Artifact, Store
 from tests.fakes import install, plan_of, sweep
 from tests.slurm.conftest import cluster
 

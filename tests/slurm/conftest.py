@@ -14,13 +14,14 @@ from harness import execute as execution
 from harness import perform
 from harness.cluster import SlurmConfig
 from harness.config import RunOptions, read
+from harness.files import write_json
 from harness.plan import Node, Plan
 from harness.progress import Reporter
 from harness.retention import Retention
 from harness.schedule import Summary
 from harness.slurm import batches, job
 from harness.slurm.batches import Batch
-from harness.store import Store, write_json
+from harness.store import Store
 from tests.configs import OPTIONS, composed
 from tests.fakes import FakeStage, plan_of
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from harness.manifest import Manifest, read_manifest
 from harness.perform import Ending, perform
 from harness.plan import make_plan
 from harness.progress import Reporter
-from harness.store import Manifest, Store, read_manifest
+from harness.store import Store
 from tests.configs import point
 from tests.processes import MARK, mark_checkpoints, running, wait_until
 from tests.test_sft import said, user

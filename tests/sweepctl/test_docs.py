@@ -13,8 +13,9 @@ from harness import tables
 from harness.claims import DEAD_AFTER, HEARTBEAT, Owner
 from harness.engines import proxy_reward
 from harness.keys import node_key
+from harness.manifest import Manifest
 from harness.record import Sweep
-from harness.store import FORMAT, Manifest
+from harness.store import FORMAT
 from tests.sweepctl.conftest import Desk
 
 PAGE = (Path(__file__).parents[2] / "docs" / "store.md").read_text()

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from harness.errors import PrefsweepError
-from harness.store import digest_of, file_record, read_manifest
+from harness.files import file_record
+from harness.manifest import digest_of, read_manifest
 from harness.sweepctl import checks, verify
 from tests.artifacts import manifest
 from tests.sweepctl.conftest import COMMAND, Desk
