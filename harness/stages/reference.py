@@ -1,5 +1,6 @@
 """Log-probability under the reference policy of every distinct pick, each computed once under each of its prompts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,14 +10,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harness import memory, tables
+from harness import tables
 from harness.stages import Context, Outcome
+from harness.stages.logprobs import SHARD, LogprobSpec, cut, logps
 from harness.store import Rows
 
 VERSION = 1
-
-_SHARD = 256
-"""Picks between two writes."""
 
 _RESPONSES = pa.schema(
     [tables.RESPONSES.field(name) for name in ("prompt_id", "sample_index", "text", "token_ids", "finish_reason")]
@@ -24,16 +23,8 @@ _RESPONSES = pa.schema(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
+class Spec(LogprobSpec):
     """What decides a reference log-probability, besides the model and the tokens."""
-
-    max_length: int
-    """Prompt and response are cut to this many tokens, keeping the start, as in training."""
-    dtype: str
-    autocast: str
-    batch_tokens: int
-    """Padded tokens of a batch."""
-    trust_remote_code: bool
 
 
 def run(context: Context, spec: Spec) -> Outcome:
@@ -51,12 +42,12 @@ def run(context: Context, spec: Spec) -> Outcome:
     folder = context.work / "reference"
     folder.mkdir(exist_ok=True)
     with context.reporter.task(context.label, len(fitting), "log-probabilities") as task:
-        for number, start in enumerate(range(0, max(1, len(fitting)), _SHARD)):
-            path, places = folder / f"{number:05d}.parquet", order[start : start + _SHARD]
+        for number, start in enumerate(range(0, max(1, len(fitting)), SHARD)):
+            path, places = folder / f"{number:05d}.parquet", order[start : start + SHARD]
             if path.exists():
                 task.advance(len(places))
             else:
-                shard = [_cut(row, spec.max_length) for row in found.take(places).to_pylist()]
+                shard = [cut(row, spec.max_length) for row in found.take(places).to_pylist()]
                 _fill(context, spec, shard, task.advance)
                 schema = tables.GOAL_REFERENCE if goals else tables.REFERENCE
                 tables.write(tables.build(schema, shard), path)
@@ -70,11 +61,6 @@ def run(context: Context, spec: Spec) -> Outcome:
             **({"policy": [policy.content_id]} if policy.content_id != policy.key else {}),
         },
     )
-
-
-def _cut(row: dict[str, Any], max_length: int) -> dict[str, Any]:
-    room = max_length - len(row["prompt_ids"])
-    return {**row, "truncated": len(row["response_ids"]) > room, "response_ids": row["response_ids"][:room]}
 
 
 def _under_goals(context: Context) -> pa.Table:
@@ -138,15 +124,8 @@ def _among(wanted: npt.NDArray[np.bool_], prompts: pd.Index, part: pa.Table) -> 
     return known
 
 
-def _fill(context: Context, spec: Spec, shard: list[dict[str, Any]], advance: Any) -> None:
+def _fill(context: Context, spec: Spec, shard: list[dict[str, Any]], advance: Callable[[int], None]) -> None:
     """Compute `logp` of each row in place."""
-    if not shard:
-        return
-    from harness.engines import logprobs, models
-
-    model, _, _ = models.load(context.input("policy").model_path, spec.dtype, spec.trust_remote_code)
-    batch_tokens = memory.smaller(spec.batch_tokens, context.parts)
-    responses = [(r["prompt_ids"], r["response_ids"]) for r in shard]
-    logps = logprobs.response_logps(model, responses, batch_tokens, spec.autocast, advance)
-    for row, logp in zip(shard, logps, strict=True):
-        row["logp"] = float(logp)
+    found = logps(context, spec, shard, context.input("policy").model_path, advance)
+    for row, logp in zip(shard, found, strict=True):
+        row["logp"] = logp

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
@@ -119,6 +120,36 @@ def test_what_stands_from_an_interrupted_run_stays(inputs: tuple[Shelf, dict[str
     before = shard.stat().st_mtime_ns
     change.run(context, SPEC)
     assert shard.stat().st_mtime_ns == before
+    assert [entry.name for entry in context.work.iterdir()] == ["changes"]
+
+
+def test_each_model_reads_every_shard_before_the_other_is_loaded(
+    inputs: tuple[Shelf, dict[str, Artifact]], folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where memory does not hold both, each is loaded once; a run goes on from what either has read."""
+    shelf, given = inputs
+    load, asked = models.load, list[Path]()
+
+    def loading(path: Path, *rest: Any) -> Any:
+        asked.append(path)
+        if len(asked) == 7:
+            raise RuntimeError("the job is killed")
+        return load(path, *rest)
+
+    once, apart = shelf.context("once", **given), shelf.context("apart", **given)
+    whole = change.run(once, SPEC)
+    monkeypatch.setattr(change, "SHARD", 1)
+    monkeypatch.setattr(models, "load", loading)
+    policy, model = folders
+    with pytest.raises(RuntimeError, match="killed"):
+        change.run(apart, SPEC)
+    assert asked == [policy] * 4 + [model] * 3
+    asked.clear()
+    assert change.run(apart, SPEC).measures["change"] == pytest.approx(whole.measures["change"], abs=1e-4)
+    assert asked == [model] * 2
+    assert [entry.name for entry in apart.work.iterdir()] == ["changes"]
+    for response, row in _by_response(once).items():
+        assert _by_response(apart)[response] == pytest.approx(row, abs=1e-4)
 
 
 def test_too_long_prompts_are_dropped_and_responses_cut_as_in_training(

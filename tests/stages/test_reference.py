@@ -32,7 +32,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         advance(len(shard))
 
     monkeypatch.setattr(reference, "_fill", fill)
-    monkeypatch.setattr(reference, "_SHARD", 2)
+    monkeypatch.setattr(reference, "SHARD", 2)
     return asked
 
 
