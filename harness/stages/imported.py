@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 
 from harness import chat, tables
 from harness.errors import ConfigError, PrefsweepError
-from harness.prompts import block_of
 from harness.stages import Context, Outcome
+from harness.stages.blocks import SampleBlock
 from harness.store import Artifact, Rows
 
 VERSION = 1
@@ -47,20 +47,11 @@ def run(context: Context, spec: Spec) -> Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleSpec:
+class SampleSpec(SampleBlock):
     """One block of samples for one block of prompts, out of imported responses."""
 
     trust_remote_code: bool
     """Of the policy, whose tokenizer is used."""
-    blocks: int
-    block: int
-    """Prompts whose hash falls into this one of `blocks`."""
-    prompts: str
-    """Hash of the ids of the block's prompts."""
-    sample_block: int
-    """Number of the sample block."""
-    samples: int
-    """Samples per prompt in a block."""
     engine: str = "imported"
 
     @property
@@ -97,10 +88,10 @@ def sample(context: Context, spec: SampleSpec) -> Outcome:
     path = context.input("policy").model_path
     tokenizer, stops = models.load_tokenizer(path, spec.trust_remote_code)
     prompts = context.input("prompts").table("prompts").to_pylist()
-    mine = {p["prompt_id"]: p for p in prompts if block_of(p["prompt_id"], spec.blocks) == spec.block}
+    mine = {p["prompt_id"]: p for p in prompts if spec.holds(p["prompt_id"])}
     first = spec.sample_block * spec.samples
     block = _samples(context.input("imported").table("responses"), first, first + spec.samples).to_pylist()
-    block = [r for r in block if block_of(r["prompt_id"], spec.blocks) == spec.block]
+    block = [r for r in block if spec.holds(r["prompt_id"])]
     given = [r for r in block if r["prompt_id"] in mine]
     rows = _tokenised(context, tokenizer, chat.response_end(tokenizer, stops), given)
     (context.work / "responses").mkdir(exist_ok=True)

@@ -23,8 +23,8 @@ _KL_GROUP = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
-    """How the instructions are answered."""
+class _Answering:
+    """How the instructions are answered, whatever answers."""
 
     instructions: str
     """Hash of the instructions' ids."""
@@ -33,7 +33,6 @@ class Spec:
     temperature: float
     top_p: float
     seed: int
-    batch_size: int
     dtype: str
     trust_remote_code: bool
     asked: goals.Asked | None = field(default=None, metadata=ADDED)
@@ -41,21 +40,17 @@ class Spec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VllmSpec:
+class Spec(_Answering):
+    """How the instructions are answered."""
+
+    batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class VllmSpec(_Answering):
     """How the instructions are answered by vLLM, whose scheduler composes the batches."""
 
-    instructions: str
-    """Hash of the instructions' ids."""
-    max_new_tokens: int
-    max_prompt_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
-    dtype: str
-    trust_remote_code: bool
     engine: str = "vllm"
-    asked: goals.Asked | None = field(default=None, metadata=ADDED)
-    """Goal that stands before every instruction; None: they are asked as they are."""
 
 
 def run(context: Context, spec: Spec | VllmSpec | imported.RespondSpec) -> Outcome:

@@ -4,61 +4,42 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import chat, tables
-from harness.prompts import block_of
 from harness.stages import Context, Outcome, imported, static
+from harness.stages.blocks import SampleBlock
 from harness.store import Rows
 
 VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
-    """Everything that decides the responses of one block."""
+class _Drawn(SampleBlock):
+    """What decides the responses of one block, whatever draws them."""
 
-    engine: str
     seed: int
     temperature: float
     top_p: float
     max_new_tokens: int
     max_prompt_tokens: int
-    batch_size: int
     dtype: str
     trust_remote_code: bool
-    blocks: int
-    block: int
-    """Prompts whose hash falls into this one of `blocks`."""
-    prompts: str
-    """Hash of the ids of the block's prompts."""
-    sample_block: int
-    """Number of the sample block."""
-    samples: int
-    """Samples per prompt in a block: this one holds sample_block * samples onwards."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class VllmSpec:
+class Spec(_Drawn):
+    """Everything that decides the responses of one block."""
+
+    engine: str
+    batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class VllmSpec(_Drawn):
     """Everything that decides the responses of one block where vLLM draws them.
 
     Its scheduler composes the batches, so that no batch size is a setting; its version is recorded, but draws of
     another one are as valid.
     """
 
-    seed: int
-    temperature: float
-    top_p: float
-    max_new_tokens: int
-    max_prompt_tokens: int
-    dtype: str
-    trust_remote_code: bool
-    blocks: int
-    block: int
-    """Prompts whose hash falls into this one of `blocks`."""
-    prompts: str
-    """Hash of the ids of the block's prompts."""
-    sample_block: int
-    """Number of the sample block."""
-    samples: int
-    """Samples per prompt in a block: this one holds sample_block * samples onwards."""
     engine: str = "vllm"
 
 
@@ -126,7 +107,7 @@ def _fitting(context: Context, spec: Spec | VllmSpec, tokenizer: Any, config: An
     from harness.engines import models
 
     prompts = context.input("prompts").table("prompts").to_pylist()
-    mine = [p for p in prompts if block_of(p["prompt_id"], spec.blocks) == spec.block]
+    mine = [p for p in prompts if spec.holds(p["prompt_id"])]
     encoded = {p["prompt_id"]: chat.encode_prompt(tokenizer, p["messages"]) for p in mine}
     limit = models.prompt_room(config, spec.max_prompt_tokens, spec.max_new_tokens, "sampler.max_new_tokens")
     fitting = {i: ids for i, ids in encoded.items() if len(ids) <= limit}

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from harness import chat, tables
 from harness.errors import ConfigError
-from harness.prompts import block_of
 from harness.stages import Context, Outcome
+from harness.stages.blocks import PromptBlock
 from harness.stages.candidates import NO_CANDIDATES
 from harness.store import Rows
 
@@ -22,16 +22,11 @@ _SHARD = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleSpec:
+class SampleSpec(PromptBlock):
     """The static candidates of one block of prompts."""
 
     trust_remote_code: bool
     """Of the policy, whose tokenizer is used."""
-    blocks: int
-    block: int
-    """Prompts whose hash falls into this one of `blocks`."""
-    prompts: str
-    """Hash of the ids of the block's prompts."""
     engine: str = "static"
 
     @property
@@ -54,7 +49,7 @@ def sample(context: Context, spec: SampleSpec) -> Outcome:
     tokenizer, stops = models.load_tokenizer(context.input("policy").model_path, spec.trust_remote_code)
     end = chat.response_end(tokenizer, stops)
     prompts = context.input("prompts").table("prompts").to_pylist()
-    mine = {p["prompt_id"]: p for p in prompts if block_of(p["prompt_id"], spec.blocks) == spec.block}
+    mine = {p["prompt_id"]: p for p in prompts if spec.holds(p["prompt_id"])}
     table = context.input("candidates").table("candidates", ["prompt_id", "sample_index", "text"])
     given = _of_prompts(table, mine.keys()).to_pylist()
     folder = context.work / "responses"
