@@ -15,6 +15,8 @@ from tests.configs import OPTIONS, composed, point
 
 @dataclass(frozen=True, kw_only=True)
 class Leaf:
+    of_the_class: typing.ClassVar[int] = 1
+
     rate: float
     kind: Literal["full", "lora"]
 

@@ -48,7 +48,8 @@ def _came_later(kind: type) -> frozenset[str]:
 @lru_cache(maxsize=64)
 def _hints(kind: type) -> dict[str, Any]:
     """Types of a dataclass's fields; finding them out takes longer than reading what thousands of points hold."""
-    return typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind)  # with those of the class itself, which are no fields
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _join(path: str, name: str) -> str:

@@ -24,6 +24,7 @@ from harness.stages import (
     respond,
     train,
 )
+from harness.training_spec import shared_settings
 
 
 class Cells(Rounds):
@@ -146,26 +147,15 @@ class Cells(Rounds):
             spec=train.Spec(
                 loss=decisive_loss(config.loss),
                 method=settings.method,
-                seed=settings.seed,
-                learning_rate=settings.learning_rate,
-                schedule=settings.schedule,
-                warmup_ratio=settings.warmup_ratio,
-                weight_decay=settings.weight_decay,
-                max_grad_norm=settings.max_grad_norm,
-                epochs=settings.epochs if settings.max_steps is None else None,
-                max_steps=settings.max_steps,
-                global_batch=settings.global_batch,
                 micro_batch=settings.micro_batch if settings.batch_tokens is None else None,
                 batch_tokens=settings.batch_tokens,
-                max_length=settings.max_length,
                 weights_dtype=settings.weights_dtype,
-                autocast=settings.autocast,
                 gradient_checkpointing=None
                 if settings.gradient_checkpointing == "auto"
                 else settings.gradient_checkpointing,
-                save_dtype=settings.save_dtype,
                 lora=settings.lora if settings.method == "lora" else None,
                 trust_remote_code=config.policy.trust_remote_code,
+                **shared_settings(settings),
             ),
             inputs={"policy": (policy,), "pairs": (rows,)},
             uses={"start": (start,)} if (start := self.policy(config)) is not policy else {},

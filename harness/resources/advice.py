@@ -8,9 +8,9 @@ from harness.config import LoraConfig
 from harness.plan import Node
 from harness.resources import demand
 from harness.resources.architecture import Architecture
-from harness.resources.demand import Trained
 from harness.resources.places import Place
 from harness.stages import change, model_score, reference, respond, sample, sft, train
+from harness.training_spec import TrainingSpec
 from harness.world import World
 
 _MOST_GPUS = 64
@@ -22,7 +22,7 @@ def advice(node: Node, model: Architecture, place: Place) -> list[str]:
     """Settings with which a node's work would fit into what a GPU has; empty where none of ours would do."""
     spec, memory = demand.work_of(node), place.memory
     assert memory is not None
-    if isinstance(spec, Trained):
+    if isinstance(spec, TrainingSpec):
         return list(_training(spec, model, place, memory))
     found = list(_smaller(spec, model, place, memory))
     if isinstance(spec, sample.VllmSpec | respond.VllmSpec):
@@ -30,16 +30,16 @@ def advice(node: Node, model: Architecture, place: Place) -> list[str]:
     return found
 
 
-def _training(spec: Trained, model: Architecture, place: Place, memory: float) -> Iterator[str]:
+def _training(spec: TrainingSpec, model: Architecture, place: Place, memory: float) -> Iterator[str]:
     """Each line alone would do: what costs least comes first."""
     tried, group = spec, "sft" if isinstance(spec, sft.Spec) else "train"
     said: list[str] = []
     steps: list[tuple[str, dict[str, Any]]] = []
     if spec.gradient_checkpointing is False:
         steps.append((f"{group}.gradient_checkpointing=true", {"gradient_checkpointing": True}))
-    if not isinstance(spec, sft.Spec) and spec.batch_tokens is not None and spec.batch_tokens > 2 * spec.max_length:
-        steps.append((f"train.batch_tokens={2 * spec.max_length}", {"batch_tokens": 2 * spec.max_length}))
-    elif (isinstance(spec, sft.Spec) or spec.batch_tokens is None) and spec.micro_batch != 1:
+    if spec.micro_batch is None and spec.most_tokens > spec.least_tokens:
+        steps.append((f"{group}.batch_tokens={spec.least_tokens}", {"batch_tokens": spec.least_tokens}))
+    elif spec.micro_batch not in (None, 1):
         steps.append((f"{group}.micro_batch=1", {"micro_batch": 1}))
     for text, changed in steps:
         tried, said = replace(tried, **changed), [*said, text]
@@ -54,11 +54,11 @@ def _training(spec: Trained, model: Architecture, place: Place, memory: float) -
             yield " ".join([*said, "train.method=lora train.weights_dtype=bfloat16"])
 
 
-def _total(spec: Trained, model: Architecture, place: Place) -> float:
+def _total(spec: TrainingSpec, model: Architecture, place: Place) -> float:
     return demand.of_training(spec, model, place).total
 
 
-def _fewest(spec: Trained, model: Architecture, place: Place, memory: float) -> int | None:
+def _fewest(spec: TrainingSpec, model: Architecture, place: Place, memory: float) -> int | None:
     """GPUs, doubled, over which a training spreads until it fits."""
     processes = 2 * place.world.processes
     while processes <= _MOST_GPUS:

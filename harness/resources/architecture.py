@@ -1,10 +1,14 @@
 """The shape of a language model, as its config says: what its memory and its arithmetic follow from."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from harness.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +163,30 @@ def _tied(settings: Mapping[str, Any]) -> bool:
     # Configs leave out what their own kind has by default.
     by_default = str(settings.get("model_type", "")).startswith("gemma")
     return bool(settings.get("tie_word_embeddings", by_default))
+
+
+@lru_cache(maxsize=64)
+def of_folder(folder: Path) -> Architecture | None:
+    """The shape of a model in a folder, with the number of parameters that its files hold."""
+    from harness.engines import weights
+
+    try:
+        counted = weights.parameters(folder)
+    except ConfigError:  # whoever loads them says what is wrong
+        counted = 0
+    return of_file(folder / "config.json", counted or None)
+
+
+def of_file(path: Path, counted: int | None = None) -> Architecture | None:
+    """The shape that a config file says; None where it cannot be read.
+
+    Args:
+        counted: parameters that the weights hold.
+    """
+    try:
+        return of_config(json.loads(path.read_text(encoding="utf-8")), counted)
+    except (OSError, ValueError):
+        return None
 
 
 def of_gguf(file: Path) -> Architecture | None:

@@ -8,15 +8,15 @@ from typing import Any
 import psutil
 
 from harness import machine
-from harness.resources import demand, training
+from harness.resources import training
+from harness.resources.architecture import of_folder
 from harness.resources.gpus import Gpu
-from harness.resources.models import of_folder
 from harness.resources.places import Place, of_machine
-from harness.stages import train
+from harness.training_spec import TrainingSpec
 from harness.world import World
 
 
-def demanded(spec: train.Spec, policy: Path, rows: Sequence[Mapping[str, Any]], world: World) -> bool:
+def demanded(spec: TrainingSpec, policy: Path, rows: Sequence[Mapping[str, Any]], world: World) -> bool:
     """Whether a training on these rows would not fit otherwise, with room for the estimate's error.
 
     Where the shape of the model or the memory is not known, it is: what takes longer is better than what dies.
@@ -25,8 +25,8 @@ def demanded(spec: train.Spec, policy: Path, rows: Sequence[Mapping[str, Any]], 
     if model is None or where.memory is None:
         return True
     length = max((_length(row, spec.max_length) for row in rows), default=1)
-    given = demand.training_of(replace(spec, max_length=length), where, checkpointing=False)
-    return not demand.fits(sum(training.need(model, given).values()), where.memory)
+    given = training.asked(replace(spec, max_length=length), where, checkpointing=False)
+    return not training.fits(sum(training.need(model, given).values()), where.memory)
 
 
 def _length(row: Mapping[str, Any], most: int) -> int:

@@ -11,8 +11,9 @@ from harness.resources import inference, training
 from harness.resources.architecture import Architecture
 from harness.resources.inference import Cache
 from harness.resources.places import Place
-from harness.resources.training import BYTES, Training
-from harness.stages import boundary, change, lm_eval, rank, reference, respond, sample, sft, train
+from harness.resources.training import BYTES
+from harness.stages import boundary, change, lm_eval, rank, reference, respond, sample, train
+from harness.training_spec import TrainingSpec
 
 _VLLM_WORKSPACE = 2e9
 """Bytes that a vLLM engine takes for activations and captured graphs (ours)."""
@@ -38,10 +39,6 @@ class Demand:
         return sum(self.parts.values())
 
 
-Trained = train.Spec | sft.Spec
-"""Specs of trainings."""
-
-
 def work_of(node: Node) -> Any:
     """The spec of what runs a model in a node: of a ranking and of a boundary, that of their judge."""
     return node.spec.judge if isinstance(node.spec, rank.Spec | boundary.Spec) else node.spec
@@ -53,7 +50,7 @@ def model_input(node: Node) -> Node | None:
         return None
     # An imported pool's stage has a policy, too, whose tokenizer alone it reads.
     generating = isinstance(node.spec, sample.Spec | sample.VllmSpec | respond.Spec | respond.VllmSpec)
-    reading = isinstance(node.spec, Trained | reference.Spec | change.Spec | lm_eval.Spec)
+    reading = isinstance(node.spec, TrainingSpec | reference.Spec | change.Spec | lm_eval.Spec)
     if not (generating or reading or node.runs_scorer):
         return None
     names = (vllm_local.INPUT, "reward_model", "policy", "reference")
@@ -66,7 +63,7 @@ def demand_of(node: Node, model: Architecture, place: Place) -> Demand | None:
         return _vllm(model, work_of(node).dtype, node.params["context"] or model.context, place)
     found = of_spec(work_of(node), model, place)
     if found is not None and isinstance(node.spec, change.Spec) and node.inputs["model"] != node.inputs["policy"]:
-        if place.memory is not None and not fits(found.total + found.parts["weights"], place.memory):
+        if place.memory is not None and not training.fits(found.total + found.parts["weights"], place.memory):
             return replace(found, notes=("its two models do not fit together, and make way for each other",))
         return replace(found, parts={**found.parts, "weights of the other model": found.parts["weights"]})
     answering = isinstance(node.spec, respond.Spec | respond.VllmSpec)
@@ -78,7 +75,7 @@ def demand_of(node: Node, model: Architecture, place: Place) -> Demand | None:
 
 def of_spec(spec: Any, model: Architecture, place: Place) -> Demand | None:  # noqa: PLR0911 (one per kind of work)
     """What the work of a spec takes; of answers, what generating them takes. None for a kind that is not known here."""
-    if isinstance(spec, Trained):
+    if isinstance(spec, TrainingSpec):
         return of_training(spec, model, place)
     if isinstance(spec, reference.Spec | change.Spec):
         return _reference(spec, model)
@@ -94,44 +91,16 @@ def of_spec(spec: Any, model: Architecture, place: Place) -> Demand | None:  # n
     return _scoring(spec, model) if all(hasattr(spec, name) for name in _SCORES) else None
 
 
-def sequences_of(spec: Trained) -> int:
-    """Sequences of the smallest batch: both sides of a pair, or one text."""
-    return 1 if isinstance(spec, sft.Spec) else 2
-
-
-def training_of(spec: Trained, place: Place, *, checkpointing: bool) -> Training:
-    """What of a training's spec decides its memory."""
-    weights, smallest = BYTES[spec.weights_dtype], sequences_of(spec) * spec.max_length
-    batch_tokens = None if isinstance(spec, sft.Spec) else spec.batch_tokens
-    lora = None if isinstance(spec, sft.Spec) else spec.lora
-    if batch_tokens is None:
-        assert spec.micro_batch is not None
-        tokens = spec.micro_batch * smallest
-    else:
-        tokens = max(batch_tokens, smallest)
-    return Training(
-        tokens=tokens,
-        length=spec.max_length,
-        weights=weights,
-        compute=2 if spec.autocast == "bfloat16" else weights,
-        checkpointing=checkpointing,
-        adapters=(lora.r, lora.target_modules) if lora is not None else None,
-        processes=place.world.size,
-        sharded=place.world.sharding == "full" and place.world.size > 1,
-        on_gpu=place.gpu is None or not place.gpu.is_cpu,
-    )
-
-
-def of_training(spec: Trained, model: Architecture, place: Place) -> Demand:
+def of_training(spec: TrainingSpec, model: Architecture, place: Place) -> Demand:
     """What a training takes; where checkpointing is left open, with it if nothing else fits what is known."""
     asked = spec.gradient_checkpointing
-    given = training_of(spec, place, checkpointing=bool(asked))
+    given = training.asked(spec, place, checkpointing=bool(asked))
     if asked is None and place.memory is not None:
-        on = not fits(sum(training.need(model, given).values()), place.memory)
+        on = not training.fits(sum(training.need(model, given).values()), place.memory)
         given = replace(given, checkpointing=on)
     smallest = replace(
         given,
-        tokens=sequences_of(spec) * spec.max_length,
+        tokens=spec.least_tokens,
         checkpointing=given.checkpointing or asked is None,
     )
     return Demand(
@@ -139,15 +108,6 @@ def of_training(spec: Trained, model: Architecture, place: Place) -> Demand:
         least=sum(training.need(model, smallest).values()),
         checkpointing=given.checkpointing,
     )
-
-
-MARGIN = 0.9
-"""Part of what there is that an estimate may fill before it is called tight (ours)."""
-
-
-def fits(bytes_needed: float, memory: float) -> bool:
-    """Whether an estimate leaves room for its own error."""
-    return bytes_needed <= MARGIN * memory
 
 
 def _reference(spec: reference.Spec | change.Spec, model: Architecture) -> Demand:

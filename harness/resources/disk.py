@@ -2,11 +2,10 @@
 
 from harness.plan import Node
 from harness.resources.architecture import Architecture
-from harness.resources.demand import Trained
 from harness.resources.lengths import Lengths, Range
 from harness.resources.training import BYTES
 from harness.stages import model as model_stage
-from harness.stages import sft
+from harness.training_spec import TrainingSpec
 
 _TOKEN: Range = (4.0, 7.0)
 """Bytes of a token: its text and its id, with zstd. Pools of a 135M model took 5.5 and 6.6, rows included (ours)."""
@@ -23,7 +22,7 @@ _CHECKPOINTS = 3
 
 def disk_of(node: Node, model: Architecture | None, lengths: Lengths | None) -> Range | None:
     """Bytes of a node's artifact; None where it is not known."""
-    if isinstance(node.spec, Trained):
+    if isinstance(node.spec, TrainingSpec):
         return _weights(node.spec, model)
     if isinstance(node.spec, model_stage.Spec | model_stage.RewardSpec):
         return _taken_in(node.spec, model)
@@ -37,22 +36,21 @@ def disk_of(node: Node, model: Architecture | None, lengths: Lengths | None) -> 
     return low, high
 
 
-def checkpoints(spec: Trained, model: Architecture, save_steps: int) -> float:
+def checkpoints(spec: TrainingSpec, model: Architecture, save_steps: int) -> float:
     """Bytes of a training's checkpoints at most, while it runs."""
     if not save_steps:
         return 0.0
-    lora = None if isinstance(spec, sft.Spec) else spec.lora
-    trained = model.parameters if lora is None else model.adapters(lora.r, lora.target_modules)
+    trained = model.parameters if spec.adapters is None else model.adapters(*spec.adapters)
     return float(_CHECKPOINTS * _STATE * trained)
 
 
-def _weights(spec: Trained, model: Architecture | None) -> Range | None:
+def _weights(spec: TrainingSpec, model: Architecture | None) -> Range | None:
     if spec.max_steps == 0:  # nothing is trained
         return 0.0, 0.0
     if model is None:
         return None
-    if not isinstance(spec, sft.Spec) and spec.lora is not None:
-        size = 4.0 * model.adapters(spec.lora.r, spec.lora.target_modules)
+    if spec.adapters is not None:
+        size = 4.0 * model.adapters(*spec.adapters)
     else:
         size = float(BYTES[spec.save_dtype] * model.parameters)
     return size, size

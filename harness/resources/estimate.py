@@ -10,14 +10,16 @@ from harness.config import ClusterConfig, KeepWeights
 from harness.plan import STAGES, Node
 from harness.resources.advice import advice
 from harness.resources.architecture import Architecture
-from harness.resources.demand import Demand, Trained, demand_of, fits, model_input, work_of
+from harness.resources.demand import Demand, demand_of, model_input, work_of
 from harness.resources.disk import checkpoints, disk_of
 from harness.resources.lengths import Range, lengths_of
 from harness.resources.models import architecture_of
 from harness.resources.places import Place, place
 from harness.resources.rates import rates
 from harness.resources.speed import seconds
+from harness.resources.training import fits
 from harness.store import Store
+from harness.training_spec import TrainingSpec
 
 Verdict = Literal["fits", "tight", "halved", "cannot fit", "unknown", "no model"]
 """Whether a stage's largest unit fits: with room to spare; just so; only in smaller batches, to which it comes after
@@ -225,7 +227,7 @@ def _volume(node: Node) -> str:
 
 def _cost(node: Node, model: Architecture | None, store: Store, where: Place) -> tuple[Range | None, Range | None]:
     lengths = lengths_of(node, store)
-    divided = where.world.size if isinstance(node.spec, Trained) else 1
+    divided = where.world.size if isinstance(node.spec, TrainingSpec) else 1
     known = model is not None and lengths is not None and where.gpu is not None and node.stage != "model"
     time = None
     if known:
@@ -265,7 +267,7 @@ def _notes(
     notes = []
     if model is None:
         notes.append("the shape of its model is not known until its config can be read")
-    training = [node for node in nodes if isinstance(node.spec, Trained) and model_input(node) is not None]
+    training = [node for node in nodes if isinstance(node.spec, TrainingSpec) and model_input(node) is not None]
     if training and model is not None:
         size = max(checkpoints(node.spec, model, node.params.get("save_steps", 0)) for node in training)
         if size:

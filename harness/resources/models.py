@@ -1,13 +1,12 @@
 """Which model a node runs, and its shape: from its files where they can be read, else as published."""
 
-import json
 from functools import lru_cache
 from pathlib import Path
 
 from harness.errors import ConfigError, PrefsweepError
 from harness.packages import package_folder
 from harness.plan import Node
-from harness.resources.architecture import Architecture, of_config, of_gguf
+from harness.resources.architecture import Architecture, of_file, of_folder, of_gguf
 from harness.resources.published_models import PUBLISHED
 from harness.stages.model import MergedSpec
 from harness.store import Store
@@ -51,23 +50,4 @@ def _cached(model_id: str, revision: str) -> Architecture | None:
         found = try_to_load_from_cache(model_id, "config.json", revision=revision)
     except HFValidationError:  # no such name can be; whoever fetches it says so
         return None
-    return _read(Path(found)) if isinstance(found, str) else None
-
-
-@lru_cache(maxsize=64)
-def of_folder(folder: Path) -> Architecture | None:
-    """The shape of a model in a folder, with the number of parameters that its files hold."""
-    from harness.engines import weights
-
-    try:
-        counted = weights.parameters(folder)
-    except ConfigError:  # whoever loads them says what is wrong
-        counted = 0
-    return _read(folder / "config.json", counted or None)
-
-
-def _read(path: Path, counted: int | None = None) -> Architecture | None:
-    try:
-        return of_config(json.loads(path.read_text(encoding="utf-8")), counted)
-    except (OSError, ValueError):
-        return None
+    return of_file(Path(found)) if isinstance(found, str) else None

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.resources.architecture import Architecture
+from harness.resources.places import Place
+from harness.training_spec import TrainingSpec
 
 BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -21,6 +23,9 @@ _TILE = (4096, 32768)
 
 _TILE_ON_CPU = 20
 """Bytes for each logit of a tile where no fused kernel works on it."""
+
+MARGIN = 0.9
+"""Part of what there is that an estimate may fill before it is called tight (ours)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,27 @@ class Training:
     sharded: bool = False
     """Weights, gradients and moments are spread over the processes."""
     on_gpu: bool = True
+
+
+def asked(spec: TrainingSpec, place: Place, *, checkpointing: bool) -> Training:
+    """What of a training's spec, and of where it trains, decides its memory."""
+    weights = BYTES[spec.weights_dtype]
+    return Training(
+        tokens=spec.most_tokens,
+        length=spec.max_length,
+        weights=weights,
+        compute=2 if spec.autocast == "bfloat16" else weights,
+        checkpointing=checkpointing,
+        adapters=spec.adapters,
+        processes=place.world.size,
+        sharded=place.world.sharding == "full" and place.world.size > 1,
+        on_gpu=place.gpu is None or not place.gpu.is_cpu,
+    )
+
+
+def fits(bytes_needed: float, memory: float) -> bool:
+    """Whether an estimate leaves room for its own error."""
+    return bytes_needed <= MARGIN * memory
 
 
 def need(model: Architecture, training: Training) -> dict[str, float]:

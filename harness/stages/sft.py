@@ -9,9 +9,11 @@ from typing import Any
 
 from harness import chat, memory, tables
 from harness.errors import ConfigError
+from harness.ranks import launch
 from harness.sft import SftConfig, template_text
 from harness.stages import Context, Outcome
 from harness.store import Rows
+from harness.training_spec import TrainingSpec, shared_settings
 
 VERSION = 1
 
@@ -25,31 +27,16 @@ _SHARD = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
+class Spec(TrainingSpec):
     """Everything that decides the fine-tuned weights, besides base model and conversations."""
 
     chat_template: str | None
     """The template itself, without a beginning-of-sequence token; None: the model's own."""
     loss_on: str
     packing: bool
-    seed: int
-    learning_rate: float
-    schedule: str
-    warmup_ratio: float
-    weight_decay: float
-    max_grad_norm: float
-    epochs: float | None
-    """None where max_steps decides."""
-    max_steps: int | None
-    global_batch: int
     micro_batch: int
-    max_length: int
-    autocast: str
     gradient_checkpointing: bool
-    save_dtype: str
-    trust_remote_code: bool
     weights_dtype: str = "float32"
-    """Type of the weights while training."""
 
 
 def spec_of(settings: SftConfig, trust_remote_code: bool) -> Spec:
@@ -58,21 +45,10 @@ def spec_of(settings: SftConfig, trust_remote_code: bool) -> Spec:
         chat_template=template_text(settings.chat_template),
         loss_on=settings.loss_on,
         packing=settings.packing,
-        seed=settings.seed,
-        learning_rate=settings.learning_rate,
-        schedule=settings.schedule,
-        warmup_ratio=settings.warmup_ratio,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        epochs=settings.epochs if settings.max_steps is None else None,
-        max_steps=settings.max_steps,
-        global_batch=settings.global_batch,
         micro_batch=settings.micro_batch,
-        max_length=settings.max_length,
-        autocast=settings.autocast,
         gradient_checkpointing=settings.gradient_checkpointing,
-        save_dtype=settings.save_dtype,
         trust_remote_code=trust_remote_code,
+        **shared_settings(settings),
     )
 
 
@@ -117,8 +93,6 @@ def _train(context: Context, spec: Spec) -> list[dict[str, Any]]:
         "reporter": context.reporter,
         "label": context.label,
     }
-    from harness.ranks import launch
-
     if context.world.size > 1:
         return launch.train(policy, rows, spec, context.work, context.world, stage="sft", **given)
     from harness.engines import finetuning

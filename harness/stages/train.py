@@ -3,46 +3,46 @@
 import json
 import os
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from harness import memory, tables
 from harness.config import LoraConfig, LossConfig
 from harness.errors import PrefsweepError
 from harness.keys import ADDED, digest
+from harness.ranks import launch
+from harness.resources import checkpointing
 from harness.stages import Context, Outcome
 from harness.store import Rows
+from harness.training_spec import TrainingSpec
 
 VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
-    """Everything that decides the trained weights, besides policy and rows."""
+class Spec(TrainingSpec):
+    """Everything that decides the trained weights, besides policy and rows.
+
+    `micro_batch` is None where `batch_tokens` divides a step's pairs. What memory demands of `gradient_checkpointing`
+    changes results by rounding at most, and is recorded.
+    """
 
     loss: LossConfig
     method: str
-    seed: int
-    learning_rate: float
-    schedule: str
-    warmup_ratio: float
-    weight_decay: float
-    max_grad_norm: float
-    epochs: float | None
-    """None where max_steps decides."""
-    max_steps: int | None
-    global_batch: int
-    micro_batch: int | None
-    """None where batch_tokens divides a step's pairs."""
-    max_length: int
-    weights_dtype: str
-    autocast: str
-    gradient_checkpointing: bool | None
-    """None: as the memory of the GPU that trains demands, which changes results by rounding at most. Recorded."""
-    save_dtype: str
     lora: LoraConfig | None
     """None for full fine-tuning."""
-    trust_remote_code: bool
     batch_tokens: int | None = field(default=None, metadata=ADDED)
+
+    sequences: ClassVar[int] = 2
+
+    @property
+    def adapters(self) -> tuple[int, str] | None:
+        """Rank and target modules of the adapters that are trained; None where all weights are."""
+        return (self.lora.r, self.lora.target_modules) if self.lora is not None else None
+
+    @property
+    def most_tokens(self) -> int:
+        """Padded tokens of the largest forward pass; a pair alone may be longer than what batches are divided by."""
+        return super().most_tokens if self.batch_tokens is None else max(self.batch_tokens, self.least_tokens)
 
 
 OF_LAST_STEP = (
@@ -68,10 +68,8 @@ def run(context: Context, spec: Spec) -> Outcome:
         return _untrained(context, len(rows))
     decided = {}
     if spec.gradient_checkpointing is None:
-        from harness.resources.checkpointing import demanded
-
         # Memory that ran out once has shown that the estimate was wrong.
-        on = context.parts > 1 or demanded(spec, context.input("policy").model_path, rows, context.world)
+        on = context.parts > 1 or checkpointing.demanded(spec, context.input("policy").model_path, rows, context.world)
         spec, decided = replace(spec, gradient_checkpointing=on), {"gradient_checkpointing": on}
     history = _train(context, rows, spec)
     tables.write(tables.build(tables.TRAINING, history), context.work / "training.parquet")
@@ -107,8 +105,6 @@ def _train(context: Context, rows: list[dict[str, Any]], spec: Spec) -> list[dic
     spec = memory.smaller_training(spec, context.parts)
     policy, save_steps = context.input("policy").model_path, context.params["save_steps"]
     given: dict[str, Any] = {"save_steps": save_steps, "reporter": context.reporter, "label": context.label}
-    from harness.ranks import launch
-
     if context.world.size > 1:
         return launch.train(policy, rows, spec, context.work, context.world, **given)
     from harness.engines import training

@@ -20,9 +20,8 @@ import psutil
 
 from harness.config import LoraConfig, LossConfig
 from harness.resources import training as memory
-from harness.resources.demand import training_of
+from harness.resources.architecture import of_folder
 from harness.resources.gpus import Gpu
-from harness.resources.models import of_folder
 from harness.resources.places import Place
 from harness.stages.train import Spec
 from tests.benchmarks import figures
@@ -154,7 +153,7 @@ def compare(model: Path, length: int) -> dict[str, dict[str, float]]:
             ).stdout.split()[-1]
         )
         spec = spec_of(case, length)
-        asked = training_of(spec, ON_CPU, checkpointing=bool(spec.gradient_checkpointing))
+        asked = memory.asked(spec, ON_CPU, checkpointing=bool(spec.gradient_checkpointing))
         estimated = sum(memory.need(shape, asked).values())
         found[case] = {"measured": grown, "estimated": estimated}
         print(
