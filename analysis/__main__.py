@@ -31,7 +31,7 @@ HUB = "hub"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 with one line on stderr when there is nothing to report."""
-    options = parse(_parser(), arguments)
+    options = parse(parser(), arguments)
     try:
         if said := options.run(options):
             print(said)
@@ -183,9 +183,10 @@ def _folder(text: str) -> Path:
     return folder
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m analysis", description="Figures and tables of stored results.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
+def parser() -> argparse.ArgumentParser:
+    """All commands with their arguments."""
+    whole = argparse.ArgumentParser(prog="python -m analysis", description="Figures and tables of stored results.")
+    commands = whole.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
     command = commands.add_parser("report", help="report.html, figures, report.md, results.csv, overlap.csv")
     command.add_argument("--out", type=_folder, default=Path("report"), metavar="DIR", help="default: ./report")
     command.add_argument(
@@ -242,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
             "--store", type=Path, default=Path("store"), metavar="DIR", help="the store of the sweep (default: ./store)"
         )
         each.add_argument("--sweep", metavar="NAME", help="one sweep only (default: all results in the store)")
-    return parser
+    return whole
 
 
 if __name__ == "__main__":

@@ -470,7 +470,7 @@ def test_a_block_that_the_conditions_empty_is_named(sweep: Sweep) -> None:
         (["policy=local"], r"policy\.id: must be given"),
         (
             ["construktion=position,max_min"],
-            r"construktion: unknown key; valid keys are .*cluster, construction, .*wait, yes; did you mean construction\?",
+            r"construktion: unknown key; valid keys are .*cluster, construction, .*, yes; did you mean construction\?$",
         ),
     ],
     ids=str,
