@@ -4,14 +4,13 @@ import dataclasses
 import difflib
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from harness import hydra_app
+from harness import hydra_app, sweep_files
 from harness.config import RunOptions
 from harness.errors import ConfigError
 
@@ -33,14 +32,9 @@ _MULTIRUN = ("-m", "--multirun")
 _OPTIONS = {field.name for field in dataclasses.fields(RunOptions)}
 
 
-def sweep_files() -> list[str]:
-    """Names of the sweep files, ours and those of the working folder."""
-    return sorted({path.stem for folder in (hydra_app.root(), Path.cwd()) for path in folder.glob("sweeps/*.yaml")})
-
-
 def usage() -> str:
     """What can be typed."""
-    return USAGE.format(sweeps=", ".join(sweep_files()))
+    return USAGE.format(sweeps=", ".join(sweep_files.files()))
 
 
 def prepare(arguments: Sequence[str]) -> list[str] | None:
@@ -76,7 +70,7 @@ def name_of_a_file(arguments: Sequence[str]) -> str | None:
     """What to say where points are recorded under the name of a sweep file that is not run."""
     keys = dict(argument.partition("=")[::2] for argument in arguments)
     name = keys.get("sweep")
-    if name not in sweep_files() or "+sweeps" in keys:
+    if name not in sweep_files.files() or "+sweeps" in keys:
         return None
     return (
         f"sweep={name} is the name under which these points are recorded; those of sweeps/{name}.yaml: +sweeps={name}"
@@ -119,11 +113,11 @@ def _no_setting(line: str, lines: Sequence[str]) -> str:
     if "=" in line or any(one.endswith(("=", ",")) for one in before) or any(one.startswith("=") for one in after):
         return f"{line}: expected key=value without spaces around '=' and ',', such as n=16 or, with -m, n=16,32"
     name = line.lstrip("+").removeprefix("sweeps/")
-    if name in sweep_files():
+    if name in sweep_files.files():
         return f"{line}: expected key=value; the sweep file {name} is run by: python -m harness -m +sweeps={name}"
     return (
         f"{line}: expected key=value (a setting, such as {line}=...) or +sweeps=NAME (one of "
-        f"{', '.join(sweep_files())}); there are also sweepctl and python -m analysis"
+        f"{', '.join(sweep_files.files())}); there are also sweepctl and python -m analysis"
     )
 
 
@@ -148,13 +142,15 @@ def _check_sweep_files(given: Sequence[Override]) -> bool:
         if typed == "+sweeps":
             found.append(override)
         elif key == "sweeps" or (key == "sweep" and typed != key) or _looks_like_sweeps(key):
-            files = sweep_files()
+            files = sweep_files.files()
             raise ConfigError(
                 f"{typed}: a sweep file is chosen by +sweeps={value if value in files else 'NAME'}; there are "
                 f"{', '.join(files)}{'; sweep=NAME only names what is recorded' if key == 'sweep' else ''}"
             )
     if len(found) > 1 or any(isinstance(one.value(), list) for one in found):
         raise ConfigError("sweeps: one sweep file per command; a file's blocks hold for all of a command's points")
+    for one in found:
+        sweep_files.check(str(one.value()))
     return bool(found)
 
 
@@ -174,7 +170,7 @@ def _check_choice(override: Override) -> None:
 
 def _check_sweep_name(given: Sequence[Override]) -> None:
     """Refuse `sweep=NAME` with a sweep file's name where nothing else says what to run."""
-    named = [one for one in given if one.key_or_group == "sweep" and one.value() in sweep_files()]
+    named = [one for one in given if one.key_or_group == "sweep" and one.value() in sweep_files.files()]
     if named and all(one.key_or_group.partition(".")[0] in _OPTIONS for one in given):
         name = named[0].value()
         raise ConfigError(

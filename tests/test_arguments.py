@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import app, arguments, hydra_app
+from harness import app, arguments, hydra_app, sweep_files
 from harness.errors import ConfigError, alike
 from tests.configs import composed
 from tests.test_app import harness
@@ -155,3 +155,47 @@ def test_a_mistake_ends_the_command_with_one_line(tmp_path: Path) -> None:
     assert (ended.code, ended.out, len(ended.err.splitlines())) == (2, "", 1)
     assert ended.err.startswith("error: +sweep: a sweep file is chosen by +sweeps=grid; ")
     assert not list(tmp_path.iterdir())
+
+
+GOOD = "# @package _global_\nsweep: mine\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    blocks:\n      - n: 8,16\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (GOOD, None),
+        (f"# Mine.\n\n{GOOD}", None),
+        (GOOD.replace("sweep: mine", "defaults: [override /train: lora]"), None),
+        (GOOD.partition("\n")[2], "its first line must be `# @package _global_`"),
+        ("", "its first line must be `# @package _global_`"),
+        ("- n: 8", "expected keys with values, as in "),
+        ("# @package _global_\nhydra: 3", "expected keys with values, as in "),
+        (f"{GOOD}  - [", "no valid YAML: "),
+        (
+            GOOD.replace("blocks", "block"),
+            "hydra.sweeper.block: unknown key; valid keys are blocks, exclude, only; did you",
+        ),
+        (GOOD.replace("blocks", "params"), "hydra.sweeper.params: unknown key; valid keys are blocks, exclude, only"),
+        (f"{GOOD}train: lora\n", "train: a group is chosen under defaults, as `- override /train: lora`"),
+        (f"{GOOD}defaults: [train: lora]\n", "defaults: `train: lora` must be `override /train: lora`"),
+        (f"{GOOD}defaults: [/train: lora]\n", "defaults: `/train: lora` must be `override /train: lora`"),
+    ],
+)
+def test_a_sweep_file_that_cannot_be_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweeps").mkdir()
+    path = tmp_path / "sweeps" / "mine.yaml"
+    path.write_text(text)
+    if said is None:
+        assert arguments.prepare(["+sweeps=mine"]) == ["-m", "+sweeps=mine"]
+        return
+    with pytest.raises(ConfigError) as raised:
+        arguments.prepare(["+sweeps=mine"])
+    assert str(raised.value).startswith(f"{path}: {said}")
+
+
+@pytest.mark.parametrize("name", sorted(sweep_files.files()))
+def test_our_sweep_files_are_as_they_must_be(name: str) -> None:
+    sweep_files.check(name)

@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from analysis.__main__ import parser as analysis_parser
-from harness import arguments, hydra_app, sweepctl
+from harness import arguments, hydra_app, sweep_files, sweepctl
 from harness.compose import Composer
 from harness.config import Config, RunOptions, check, flatten, read
 from harness.sweeper import chosen, expand
@@ -81,7 +81,7 @@ def compose() -> Iterator[Compose]:
             prepared = arguments.prepare(typed)
             assert prepared is not None
             words = [re.sub(r"^pair=glob\(.*\)$", "pair=max_min,mu_mu-2s", word) for word in prepared if word != "-m"]
-            assert {word[8:] for word in words if word.startswith("+sweeps=")} <= set(arguments.sweep_files())
+            assert {word[8:] for word in words if word.startswith("+sweeps=")} <= set(sweep_files.files())
             conditions: dict[str, Any] = {"only": None, "exclude": None}
             for override in map(composer.parse, [word for word in words if word.startswith("hydra.")]):
                 conditions[override.key_or_group.removeprefix("hydra.sweeper.")] = override.value()
