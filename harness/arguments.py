@@ -40,7 +40,7 @@ def usage() -> str:
 def prepare(arguments: Sequence[str]) -> list[str] | None:
     """The arguments as Hydra needs them; None where they ask for nothing.
 
-    A sweep's file needs no `-m`, and `-m` may stand anywhere.
+    A sweep's file needs no `-m`, and flags may stand anywhere.
 
     Raises:
         ConfigError: an argument that cannot mean anything, or means something else than it says.
@@ -63,7 +63,15 @@ def prepare(arguments: Sequence[str]) -> list[str] | None:
             raise ConfigError(_without_flag(override))
     if not sweeps:
         _check_sweep_name(given)
-    return [*(["-m"] if many else []), *(argument for argument in arguments if argument not in _MULTIRUN)]
+    return [*(["-m"] if many else []), *_without(arguments, flags.overrides), *flags.overrides]
+
+
+def _without(arguments: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """The flags but `-m`, with their values."""
+    left = [argument for argument in arguments if argument not in _MULTIRUN]
+    for override in overrides:
+        left.remove(override)
+    return left
 
 
 def name_of_a_file(arguments: Sequence[str]) -> str | None:
@@ -138,7 +146,7 @@ def _check_sweep_files(given: Sequence[Override]) -> bool:
     found = []
     for override in given:
         typed = str(override.get_key_element())
-        key, value = typed.lstrip("+~"), override.value()
+        key, value = typed.lstrip("+~"), str(override.value())
         if typed == "+sweeps":
             found.append(override)
         elif key == "sweeps" or (key == "sweep" and typed != key) or _looks_like_sweeps(key):
@@ -170,7 +178,7 @@ def _check_choice(override: Override) -> None:
 
 def _check_sweep_name(given: Sequence[Override]) -> None:
     """Refuse `sweep=NAME` with a sweep file's name where nothing else says what to run."""
-    named = [one for one in given if one.key_or_group == "sweep" and one.value() in sweep_files.files()]
+    named = [one for one in given if one.key_or_group == "sweep" and str(one.value()) in sweep_files.files()]
     if named and all(one.key_or_group.partition(".")[0] in _OPTIONS for one in given):
         name = named[0].value()
         raise ConfigError(
