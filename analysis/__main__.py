@@ -22,6 +22,7 @@ from analysis.rounds import load_on_share, rounds
 from analysis.stores import Reading
 from analysis.tables import spreadsheet_safe
 from analysis.unlearning import load_changes
+from harness.command_parser import CommandParser, parse
 from harness.errors import PrefsweepError
 
 HUB = "hub"
@@ -30,7 +31,7 @@ HUB = "hub"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 with one line on stderr when there is nothing to report."""
-    options = _parser().parse_args(arguments)
+    options = parse(parser(), arguments)
     try:
         if said := options.run(options):
             print(said)
@@ -159,21 +160,35 @@ def report(
 
 def _check_store(store: Path) -> None:
     if not store.is_dir():
-        raise PrefsweepError(f"--store {store}: there is no such folder")
+        raise PrefsweepError(
+            f"--store {store}: there is no such folder; expected that of the sweep's store=... (default: ./store)"
+        )
 
 
 def _seconds(text: str) -> int:
-    seconds = int(text)
+    try:
+        seconds = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number of seconds, got {text!r}") from None
     if seconds < 1:
         raise argparse.ArgumentTypeError(f"expected at least one second, got {seconds}")
     return seconds
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m analysis", description="Figures and tables of stored results.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def _folder(text: str) -> Path:
+    """A folder to write into, refused before the work if it cannot be one."""
+    folder = Path(text)
+    if folder.exists() and not folder.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a file; expected a folder, which need not be there yet")
+    return folder
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their arguments."""
+    whole = argparse.ArgumentParser(prog="python -m analysis", description="Figures and tables of stored results.")
+    commands = whole.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
     command = commands.add_parser("report", help="report.html, figures, report.md, results.csv, overlap.csv")
-    command.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="default: ./report")
+    command.add_argument("--out", type=_folder, default=Path("report"), metavar="DIR", help="default: ./report")
     command.add_argument(
         "--together",
         action="store_true",
@@ -208,14 +223,14 @@ def _parser() -> argparse.ArgumentParser:
     grids = commands.add_parser("difference", help="a heatmap of the difference of two sweeps, or of two settings")
     for name, what in (("first", "a sweep, or SWEEP:key=value,..."), ("second", "what is subtracted from it")):
         grids.add_argument(name, metavar=name.upper(), help=what)
-    grids.add_argument("--out", type=Path, default=Path("difference"), metavar="DIR", help="default: ./difference")
+    grids.add_argument("--out", type=_folder, default=Path("difference"), metavar="DIR", help="default: ./difference")
     grids.add_argument("--second-store", type=Path, metavar="DIR", help="the store of SECOND (default: that of FIRST)")
     grids.add_argument("--store", type=Path, default=Path("store"), metavar="DIR", help="default: ./store")
     grids.set_defaults(run=_difference)
     third = commands.add_parser("rounds", help="what each round gains, and on-policy over static data, with intervals")
     third.set_defaults(run=_rounds)
     fourth = commands.add_parser("findings", help="what the sweep says about published claims, with intervals")
-    fourth.add_argument("--out", type=Path, metavar="DIR", help="also write findings.md and findings.csv there")
+    fourth.add_argument("--out", type=_folder, metavar="DIR", help="also write findings.md and findings.csv there")
     fourth.set_defaults(run=_findings)
     fifth = commands.add_parser(
         "export", help="every frame as Parquet in a folder that needs no store: --store FOLDER, load_results(FOLDER)"
@@ -228,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
             "--store", type=Path, default=Path("store"), metavar="DIR", help="the store of the sweep (default: ./store)"
         )
         each.add_argument("--sweep", metavar="NAME", help="one sweep only (default: all results in the store)")
-    return parser
+    return whole
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ _PLAIN: Final = {"characters": ("characters", 0), "length_ratio": ("length ratio
 _LAST: Final = {"reward": ("reward", 3), "reward_gain": ("reward gain", 3), "kl": ("KL", 2)}
 
 MOST_WARNED: Final = 10
-"""Cells with a warning of their own: where all answers are alike, hundreds of sentences would say so."""
+"""Cells that the warning names: where all answers are alike, there may be hundreds."""
 
 MOST_FLAGGED: Final = 3
 """Cells that the small print of a figure names."""
@@ -68,21 +68,20 @@ def beside_frame(cells: pd.DataFrame, beside: pd.DataFrame) -> pd.DataFrame:
 
 
 def warnings(cells: pd.DataFrame, beside: pd.DataFrame) -> list[str]:
-    """One sentence for each cell whose answers are near-constant: its win rate says little about instructions.
+    """One sentence on the cells whose answers are near-constant: their win rates say little about instructions.
 
-    Beyond `MOST_WARNED` cells the last sentence counts the others.
+    It names the first `MOST_WARNED` of them and counts the others.
     """
     names, flagged = cell_names(cells), near_constant(beside)
-    sentences = [
-        f"WARNING: {100 * share:.0f} % of the answers of {names[label]} are near-copies of one "
-        "text: its win rate says little about how it answers instructions."
-        for label, share in list(flagged.items())[:MOST_WARNED]
-    ]
+    if not flagged:
+        return []
+    said = [f"{names[label]} ({100 * share:.0f} %)" for label, share in list(flagged.items())[:MOST_WARNED]]
     if len(flagged) > MOST_WARNED:
-        sentences.append(
-            f"WARNING: so it is with {len(flagged) - MOST_WARNED} more cells; beside.csv has their shares."
-        )
-    return sentences
+        said.append(f"and {len(flagged) - MOST_WARNED} more (beside.csv)")
+    return [
+        "WARNING: answers that are near-copies of one text, so that a win rate says little about how instructions are "
+        f"answered: {'; '.join(said)}."
+    ]
 
 
 def flags(cells: pd.DataFrame, beside: pd.DataFrame) -> dict[str, str]:

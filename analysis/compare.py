@@ -13,6 +13,9 @@ from analysis.statistics import Interval, seeds_difference
 from analysis.tables import cell_name, points_text, spreadsheet_safe
 from harness.errors import PrefsweepError
 
+_LISTED = 10
+"""Cells that an error names one by one."""
+
 
 def compare(store: Path, first: str, second: str, sweep: str | None = None) -> str:
     """The difference in words; each cell is named by how the id of one of its results, or its key, begins.
@@ -75,8 +78,10 @@ def find_cell(results: pd.DataFrame, cells: pd.DataFrame, name: str) -> int:
     found = set(results.loc[begins & (results["status"] == "done"), "result"])
     rows = [int(str(row)) for row, names in cells["results"].items() if found & set(names)]
     if len(rows) != 1:
-        what = "no judged cell" if not rows else f"{len(rows)} judged cells"
+        ids = sorted(results.loc[results["status"] == "done" if not rows else results["result"].isin(found), "cell"])
+        listed = f"{', '.join(ids[:_LISTED])}{f', and {len(ids) - _LISTED} more' if len(ids) > _LISTED else ''}"
         raise PrefsweepError(
-            f"{name}: {what} whose result or cell begins so; the columns `result` and `cell` of results.csv name them"
+            f"{name}: {len(rows) or 'no'} judged cells whose result or cell begins so; "
+            f"{'among' if rows else 'there are'} {listed or 'none yet'} (columns `result` and `cell` of results.csv)"
         )
     return rows[0]

@@ -182,10 +182,13 @@ def _with(results: pd.DataFrame, setting: str, text: str) -> pd.DataFrame:
     known = configuration_columns(results)
     if not equals or key not in known:
         varying = ", ".join(varying_columns(results, known)) or "none"
-        raise PrefsweepError(f"{text}: expected key=value, got {setting!r}; keys that vary here: {varying}")
+        what = f"there is no key {key!r}" if equals else f"expected key=value, got {setting!r}"
+        raise PrefsweepError(f"{text}: {what}; keys that vary here: {varying}")
     values = results[key].map(plain)
     if value not in set(values):
-        raise PrefsweepError(f"{text}: {key} is never {value!r} here; it is {', '.join(sorted(set(values)))}")
+        raise PrefsweepError(
+            f"{text}: {key} is never {value!r} here; it is {', '.join(sorted(set(values) - {''})) or 'not used'}"
+        )
     return results[values == value]
 
 

@@ -102,11 +102,10 @@ def _interval(ranks: pd.DataFrame, name: str) -> Interval:
 
 
 def ranking_warnings(rankings: pd.DataFrame) -> list[str]:
-    """One sentence for each ranking whose judge says nothing."""
+    """One sentence for each thing said of a judge that says nothing, with the rankings of which it is said."""
     flagged = rankings[rankings["warning"].map(plain) != ""]
-    return [
-        f"WARNING: {ranking}: {text}." for ranking, text in zip(flagged["ranking"], flagged["warning"], strict=True)
-    ]
+    alike = flagged.groupby("warning", sort=False)["ranking"].agg(lambda names: ", ".join(map(str, names)))
+    return [f"WARNING: {names}: {text}." for text, names in alike.items()]
 
 
 def ranking_section(rankings: pd.DataFrame) -> list[str]:

@@ -9,7 +9,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from harness import hydra_app
+from harness import arguments, hydra_app
+from harness.errors import ConfigError
 
 hydra_app.register()
 
@@ -22,9 +23,16 @@ def main(composed: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    if any(argument.startswith("+sweeps=") for argument in sys.argv) and not {"-m", "--multirun"} & set(sys.argv):
-        # Hydra 1.4 decides between a run and a sweep before it reads the sweep's file.
-        sys.argv.insert(1, "-m")
+    try:
+        prepared = arguments.prepare(sys.argv[1:])
+    except ConfigError as error:
+        hydra_app.end(str(error))
+    if prepared is None:
+        print(arguments.usage(), end="", file=sys.stderr)
+        sys.exit(2)
+    sys.argv[1:] = prepared
+    if (note := arguments.name_of_a_file(prepared)) is not None:
+        print(f"note: {note}", file=sys.stderr)
     whole_story = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its errors itself, on many lines, and exits with 1
     try:
@@ -32,7 +40,7 @@ if __name__ == "__main__":
     except HydraException as error:
         if whole_story:
             raise
-        hydra_app.refuse(error)
+        hydra_app.end(hydra_app.refusal(error))
     except ValueError as error:
         if whole_story or (wrong := hydra_app.no_choice(error, sys.argv[1:])) is None:
             raise

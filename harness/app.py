@@ -35,6 +35,8 @@ def split(composed: Mapping[str, Any]) -> tuple[Config, RunOptions]:
     read_options = read(RunOptions, options)
     if not re.fullmatch(r"\w[\w.+-]*", read_options.sweep):
         raise ConfigError(f"sweep: {read_options.sweep!r} names a file; expected letters, digits, and any of _ . + -")
+    if not read_options.store.strip():
+        raise ConfigError("store: expected a folder, got an empty name (without store=... it is ./store)")
     if read_options.max_nodes < 1:
         raise ConfigError(f"max_nodes: expected 1 or more, got {read_options.max_nodes}; yes=true allows any number")
     _check_cluster(read_options.cluster)
@@ -114,6 +116,9 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None,
             f"{', '.join(sorted(_OPTIONS))}: one value for all points of a command; these cannot be swept"
         )
     store = Store(Path(options.store).expanduser())
+    nearest = next(folder for folder in (store.root, *store.root.parents) if folder.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"store: {nearest} is a file; expected a folder, which need not be there yet")
     check_batches(configs, options.cluster)
     plan = make_plan(configs, store, regressions_early=options.keep_weights == "none")
     if (store.root / "store.json").exists():

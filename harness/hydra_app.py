@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,7 +13,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from harness.errors import ConfigError, PrefsweepError
+from harness.errors import ConfigError, PrefsweepError, alike
 from harness.positions import PAIRS
 from harness.progress import safe
 
@@ -49,12 +50,38 @@ def plain(composed: DictConfig) -> dict[str, Any]:
     return {str(name): value for name, value in data.items()}  # type: ignore[union-attr]
 
 
+@cache
+def choices(group: str) -> Mapping[str, frozenset[str]]:
+    """The choices of one of our groups, each with the keys that its file has; empty for what is no group."""
+    if group == "pair":
+        return {f"{chosen}_{rejected}": frozenset(("chosen", "rejected")) for chosen, rejected in PAIRS}
+    files = sorted((root() / "conf" / group).glob("*.yaml")) if re.fullmatch(r"\w+", group) else []
+    return {path.stem: frozenset(map(str, OmegaConf.load(path))) for path in files}
+
+
 def wrong_choice(error: HydraException) -> tuple[str, str] | None:
     """The group, and what to say, where an error is about a choice that a group does not have."""
     if not isinstance(error, MissingConfigException) or not error.options:
         return None
-    group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-    return group, f"there is no {choice!r}; choose one of {', '.join(error.options)}"
+    path = error.missing_cfg_file or ""
+    # What was typed may have a slash in it, as a path or the name of a model on a hub has.
+    group, _, choice = path.rpartition("/") if path.startswith("hydra/") else path.partition("/")
+    said = f"there is no {choice!r}; choose one of {', '.join(error.options)}"
+    typed = choice.rpartition("/")[2].removesuffix(".yaml")
+    return group, said + alike(typed, error.options) + _BESIDE.get(group, "")
+
+
+_BESIDE = {
+    "hydra/launcher": "; work runs side by side with cluster=local, and in jobs with cluster=slurm",
+    "judge": "; a model behind an API is judge=openai judge.model=NAME",
+    "pair": "; any other two positions: pair.chosen=mu+1.5s pair.rejected=q0.1",
+    "policy": "; a folder is policy=local policy.id=FOLDER, a model of a hub policy=hub policy.id=ORG/NAME "
+    "policy.revision=COMMIT",
+    "prompts": "; a file is prompts=file prompts.path=FILE",
+    "candidates": "; a file is candidates=file candidates.path=FILE",
+    "reward": "; a reward model is reward=sequence_classification reward.model.id=FOLDER (docs/rewards.md)",
+}
+"""What a group takes beside its choices, by group."""
 
 
 def unknown_key(error: HydraException) -> tuple[str, str] | None:
@@ -63,32 +90,72 @@ def unknown_key(error: HydraException) -> tuple[str, str] | None:
     if not str(error).startswith("Could not override") or not isinstance(cause, OmegaConfBaseException):
         return None
     beside = cause.parent_node if isinstance(cause.parent_node, DictConfig) else {}
-    valid = ", ".join(sorted(str(name) for name in beside if name != "hydra"))
-    return str(cause.full_key), f"unknown key; valid keys are {valid}" if valid else "unknown key"
+    valid = sorted(str(name) for name in beside if name != "hydra" and not str(name).startswith("_"))
+    key = str(cause.full_key)
+    said = f"unknown key; valid keys are {', '.join(valid)}" if valid else "unknown key"
+    return key, said + (_homes(key) or alike(key.rpartition(".")[2], valid))
+
+
+def doubled(error: HydraException) -> tuple[str, str] | None:
+    """The key that an override adds and that is there already, and what to say."""
+    found = re.match(r"Could not append to config\. An item is already at '(.+?)'", str(error))
+    return (found[1], "the key is there already; it is set without '+'") if found else None
+
+
+def wrong_key(error: HydraException) -> tuple[str, str] | None:
+    """The key or group that an error is about, and what to say of it; None where it is about none."""
+    return wrong_choice(error) or unknown_key(error) or doubled(error)
+
+
+def _homes(key: str) -> str:
+    """Where a key is one that stands there for nobody: at other choices of its group, or in a group."""
+    group, _, name = key.partition(".")
+    if name:
+        having = [choice for choice, keys in choices(group).items() if name in keys]
+        return f"; {name} is a key of {group}={', '.join(having)}" if having else ""
+    groups = [path.name for path in sorted((root() / "conf").iterdir()) if path.is_dir()]
+    inside = [f"{one}.{key}" for one in groups if any(key in keys for keys in choices(one).values())]
+    return f"; did you mean {' or '.join(inside)}?" if inside else ""
 
 
 def no_choice(error: ValueError, arguments: Sequence[str]) -> str | None:
-    """What to say where an argument sets a group to what is no name, as `reward=null` does; Hydra names no group."""
+    """What to say where Hydra names no argument: a group is set to what is no name, as by `reward=null`, or a flag."""
+    if str(error).startswith("The --"):
+        return one_line(error)
     if not str(error).startswith("Config group override"):
         return None
     for key, equals, value in (argument.partition("=") for argument in arguments):
-        group = key.partition("@")[0]
-        choices = sorted(path.stem for path in (root() / "conf" / group).glob("*.yaml")) if group and equals else []
-        if choices and value not in choices and re.fullmatch(r"null|true|false|[-+.\d].*", value, re.IGNORECASE):
-            return f"{key}: {value!r} is not valid; choose one of {', '.join(choices)}"
+        valid = choices(key.partition("@")[0]) if equals else {}
+        if valid and value not in valid and re.fullmatch(r"null|true|false|[-+.\d].*", value, re.IGNORECASE):
+            return f"{key}: {value!r} is not valid; choose one of {', '.join(valid)}"
     return one_line(error)
+
+
+def unreadable(line: str, error: HydraException) -> str:
+    """What to say of an argument that Hydra's grammar cannot read; its parser names what it expects of no user."""
+    key, equals, value = line.partition("=")
+    if not equals:
+        return f"{line}: {one_line(error)}"
+    if value.endswith(","):
+        return f"{key}: {value!r} ends with a comma; values stand without spaces between them, as {line}..."
+    return (
+        f"{key}: cannot read {value!r}; brackets and quotes must be closed, and text with any of ,;()[]{{}} or quotes "
+        f"is quoted twice: '{key}=\"...\"'"
+    )
 
 
 def one_line(error: Exception) -> str:
     """Hydra's message without its line breaks, its pointer to documentation, and advice that would not help here."""
-    text = str(error).partition("\nSee http")[0].partition("\nTo append to your config")[0]
+    text = str(error)
+    for beginning in ("See http", "To append to your ", "Config search path"):
+        text = text.partition(f"\n{beginning}")[0]
     return " ".join(text.split())
 
 
-def refuse(error: HydraException) -> None:
-    """End the process as for any mistake of a user."""
-    wrong = wrong_choice(error) or unknown_key(error)
-    end(": ".join(wrong) if wrong else one_line(error))
+def refusal(error: HydraException) -> str:
+    """What to say of any error of Hydra's."""
+    wrong = wrong_key(error)
+    return ": ".join(wrong) if wrong else one_line(error)
 
 
 def end(message: str) -> NoReturn:

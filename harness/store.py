@@ -128,7 +128,11 @@ class Store:
         try:
             found = json.loads((self.root / "store.json").read_text())["format"]
         except (OSError, ValueError, TypeError, KeyError):
-            raise StoreError(f"store: {self.root} is no prefsweep store") from None
+            why = "it has no store.json that can be read" if self.root.is_dir() else "there is no such folder"
+            raise StoreError(
+                f"store: {self.root} is no prefsweep store: {why}; expected the folder of a sweep's store=... "
+                "(default: ./store)"
+            ) from None
         if found != FORMAT:
             raise StoreError(f"store: {self.root} has format {found}; this version reads format {FORMAT}")
         return self

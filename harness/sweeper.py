@@ -96,10 +96,8 @@ def _compose(composer: Composer, block: Block, lines: Sequence[str]) -> dict[str
 
 def _said(composer: Composer, block: Block, error: HydraException) -> str:
     """What is wrong with a point, and where the block says so, if it does."""
-    if (wrong := hydra_app.wrong_choice(error)) is not None:
+    if (wrong := hydra_app.wrong_key(error)) is not None:
         return f"{block.key(wrong[0])}: {wrong[1]}"
-    if (unknown := hydra_app.unknown_key(error)) is not None:
-        return f"{block.key(unknown[0])}: {unknown[1]}"
     own = [key for key in block.keys if f"'{key}'" in str(error)]
     place = block.key(own[0]) if len(own) == 1 else block.place or "hydra"
     return f"{place}: {hydra_app.one_line(error)}"

@@ -65,7 +65,7 @@ def test_an_int_is_taken_for_a_float_and_becomes_one() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("leaf.rat", 1.0, "leaf.rat: unknown key; valid keys are kind, rate"),
+        ("leaf.rat", 1.0, "leaf.rat: unknown key; valid keys are kind, rate; did you mean rate?"),
         ("size", 1, "size: unknown key; valid keys are flag, leaf, limit, n, text, weights"),
         ("n", 3.0, "n: expected int, got 3.0"),
         ("n", True, "n: expected int, got True"),

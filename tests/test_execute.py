@@ -191,6 +191,20 @@ def test_a_failure_is_logged_with_its_traceback_and_reported(fake: FakeStages, p
     assert report[-1] == "not done, since something they need is not there: 8 nodes"
 
 
+def test_failures_that_end_alike_are_told_once(fake: FakeStages, pipeline: Pipeline) -> None:
+    fake.actions["pairs_a"] = fail(RuntimeError("the same of both"))
+    fake.actions["pairs_b"] = fail(RuntimeError("the same of both"))
+    summary = fake.execute(pipeline.plan)
+    first, second = (ending.log for ending in summary.failed.values())
+    report = list(failure_report(summary, pipeline.plan))
+    slugs = [pipeline.plan.nodes[key].slug for key in summary.failed]
+    assert [line for line in report if line.startswith("failed: ")] == [
+        f"failed: pairs {slugs[0]} (log: {first})",
+        f"failed: pairs {slugs[1]} (log: {second}), as {slugs[0]}",
+    ]
+    assert report.count("    RuntimeError: the same of both") == 1
+
+
 def test_a_users_error_is_logged_without_a_traceback(fake: FakeStages, pipeline: Pipeline) -> None:
     fake.actions["model"] = fail(ConfigError("policy.id: no such model"))
     (ending,) = fake.execute(pipeline.plan).failed.values()

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal, TypeVar, Union
 
-from harness.errors import ConfigError
+from harness.errors import ConfigError, alike
 
 T = TypeVar("T")
 
@@ -25,7 +25,10 @@ def read(kind: type[T], data: Any, path: str = "") -> T:
     unknown = sorted(set(map(str, data)) - set(hints))
     if unknown:
         _check_kind(hints, data, path)
-        raise ConfigError(f"{_join(path, unknown[0])}: unknown key; valid keys are {', '.join(sorted(hints))}")
+        raise ConfigError(
+            f"{_join(path, unknown[0])}: unknown key; valid keys are {', '.join(sorted(hints))}"
+            f"{alike(unknown[0], sorted(hints))}"
+        )
     missing = sorted(set(hints) - set(data) - _came_later(typing.cast("type", kind)))
     if missing:
         raise ConfigError(f"{_join(path, missing[0])}: missing")
@@ -80,7 +83,8 @@ def _value(hint: Any, value: Any, path: str) -> Any:  # noqa: PLR0911 (one retur
     if type(value) is float and not math.isfinite(value):
         raise ConfigError(f"{path}: expected a finite number, got {value!r}")
     if type(value) is not hint:
-        raise ConfigError(f"{path}: expected {hint.__name__}, got {value!r}")
+        swept = f"; several values are swept by -m {path}={','.join(map(str, value))}" if type(value) is list else ""
+        raise ConfigError(f"{path}: expected {hint.__name__}, got {value!r}{swept}")
     return value
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from harness.command_parser import CommandParser, parse
 from harness.errors import PrefsweepError
 from harness.progress import safe
 
@@ -27,7 +28,7 @@ _COMMANDS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code, 2 with one line on stderr where the user can mend something."""
-    options = _parser().parse_args(arguments)
+    options = parse(parser(), arguments)
     try:
         code: int = options.run(options)
         sys.stdout.flush()
@@ -48,14 +49,15 @@ def _refuse(text: str, code: int = 2) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """All commands with their arguments."""
+    whole = argparse.ArgumentParser(
         prog="sweepctl",
         description="What a store holds, how its sweeps stand, and how to mend and clear it.",
         epilog="`sweepctl COMMAND --help` explains each. Keys may be any unique beginning of one. docs/store.md "
         "describes the store.",
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = whole.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
     for name in _COMMANDS:
         importlib.import_module(f"harness.sweepctl.{name}").register(commands)
-    return parser
+    return whole

@@ -80,7 +80,7 @@ def _compose(options: argparse.Namespace, data: Path, model: str) -> dict[str, A
         with hydra.initialize_config_dir(config_dir=str(hydra_app.root() / "conf"), **hydra_app.BASE):
             return hydra_app.plain(hydra.compose("config", overrides=[*ours, *options.overrides]))
     except HydraException as error:
-        raise PrefsweepError(" ".join(str(error).split())) from None
+        raise PrefsweepError(hydra_app.refusal(error)) from None
 
 
 def report(

@@ -1,7 +1,7 @@
 """`sweepctl status`: how the sweeps of a store stand."""
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +222,7 @@ def _lines(facts: dict[str, Any], *, cells: bool) -> Iterator[str]:
     yield from _section("running", [_running_line(node) for node in facts["running_nodes"]])
     yield from _section("failed", [line for node in facts["failed_nodes"] for line in _failed_lines(node)])
     yield from _section("empty", [f"{_name(node)}: {node['reason']}" for node in facts["empty_cells"]])
-    yield from _section("warnings", [f"{_name(node)}: {node['warning']}" for node in facts["warnings"]])
+    yield from _section("warnings", _warning_lines(facts["warnings"]))
     damaged = [_name(node) for node in facts["damaged_nodes"]]
     yield from _section("damaged or set aside; made again by the next run", damaged)
     if sum(facts[state.replace(" ", "_")] for state in OVER) < facts["needed"]:
@@ -230,7 +230,8 @@ def _lines(facts: dict[str, Any], *, cells: bool) -> Iterator[str]:
             yield f"to continue: {command}"
 
 
-def _section(title: str, lines: list[str]) -> Iterator[str]:
+def _section(title: str, lines: Iterable[str]) -> Iterator[str]:
+    lines = list(lines)
     if lines:
         yield f"{title}:"
         for line in lines:
@@ -258,6 +259,15 @@ def _running_line(node: dict[str, Any]) -> str:
         f"{_name(node)}: process {node['pid']} on {node['host']} for {age(node['since'])}; "
         f"{count(node['files'], 'file')} in hand{newest}"
     )
+
+
+def _warning_lines(warned: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Each warning once, with the nodes that it is about."""
+    alike: dict[str, list[str]] = {}
+    for node in warned:
+        alike.setdefault(node["warning"], []).append(_name(node))
+    for text, names in alike.items():
+        yield f"{text}: {names[0]}" if len(names) == 1 else f"{text}: {len(names)} nodes, {', '.join(names)}"
 
 
 def _failed_lines(node: dict[str, Any]) -> list[str]:

@@ -227,8 +227,9 @@ def test_a_report_has_the_measures_the_figure_and_the_warning(tmp_path: Path) ->
     assert {"beside.csv", "overoptimisation.png"} <= {path.name for path in paths}
     page = (tmp_path / "report.md").read_text()
     assert "## Beside the win rates" in page
-    assert page.count("WARNING: 100 % of the answers of position") == 1
-    assert "WARNING: 100 % of the answers" in console.export_text()
+    assert page.count("WARNING: answers that are near-copies of one text") == 1
+    assert "(100 %)." in page
+    assert "WARNING: answers that are near-copies" in console.export_text()
     assert "<small>WARNING, near-constant answers: position" in page
     assert flags(*estimated(*frames({0: 2.0}))) == {}
     table = pd.read_csv(tmp_path / "beside.csv")
@@ -240,9 +241,9 @@ def test_of_many_flagged_cells_the_first_are_named_and_the_others_counted() -> N
     results, verdicts = make_frames(PAIRS[:12], instructions=20)
     cells = estimate_cells(results, preference_table(results, verdicts))
     found = pd.DataFrame({"cell": cells.index, "measure": "near_copies", "estimate": 0.9, "n": 20})
-    told = warnings(cells, found)
-    assert len(told) == MOST_WARNED + 1
-    assert "so it is with 2 more cells" in told[-1]
+    (told,) = warnings(cells, found)
+    assert told.count("position") == MOST_WARNED
+    assert told.endswith("; and 2 more (beside.csv).")
     (named,) = flags(cells, found).values()
     assert named.count("position") == MOST_FLAGGED
     assert named.endswith("; 9 more")

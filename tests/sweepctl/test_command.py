@@ -39,7 +39,10 @@ def test_a_folder_that_is_no_store_is_one_line_and_code_2(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*arguments, "--store", str(tmp_path / "nowhere")]) == 2
-    assert capsys.readouterr().err == f"error: store: {tmp_path / 'nowhere'} is no prefsweep store\n"
+    assert capsys.readouterr().err == (
+        f"error: store: {tmp_path / 'nowhere'} is no prefsweep store: there is no such folder; expected the folder of "
+        "a sweep's store=... (default: ./store)\n"
+    )
 
 
 def test_without_a_command_it_says_which_there_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from harness.perform import log_failure
 from harness.sweepctl.logs import reason
+from harness.sweepctl.status import _warning_lines
 from tests.sweepctl.conftest import COMMAND, Desk
 from tests.test_execute import fail
 
@@ -188,3 +189,12 @@ def test_a_log_that_vanishes_is_no_error(desk: Desk, gone: bool) -> None:
     if not gone:
         log.write_text("header\n")
     assert reason(log) == ""
+
+
+def test_a_warning_of_several_nodes_is_said_once() -> None:
+    warned = [{"stage": "judge", "slug": name, "key": name * 16, "warning": "it says nothing"} for name in "ab"]
+    alone = {"stage": "rank", "slug": "c", "key": "c" * 16, "warning": "so does this"}
+    together, apart = _warning_lines([*warned, alone])
+    assert together.startswith("it says nothing: 2 nodes, judge a")
+    assert "judge b" in together
+    assert apart.startswith("so does this: rank c")

@@ -215,11 +215,12 @@ def test_a_wrong_condition_is_named(points: Points, only: Any, exclude: Any, mes
         ),
         (
             [{"n": 8}, {"construktion": "position"}],
-            r"\[1\]\.construktion: unknown key; valid keys are .*cluster, construction, .*, train, .*wait, yes$",
+            r"\[1\]\.construktion: unknown key; valid keys are .*cluster, construction, .*, train, .*wait, yes; "
+            r"did you mean construction\?$",
         ),
         ([{"train.lerning": 3}], r"\[0\]\.train\.lerning: unknown key; valid keys are autocast, .*learning_rate"),
         ([{"construktion/x": "y"}], r"\[0\]\.construktion/x: unknown key; valid keys are .*cluster, .*$"),
-        ([{"+store": "x"}], r"\[0\]\.store: Could not append to config\. An item is already at 'store'\. .*'store=x'"),
+        ([{"+store": "x"}], r"\[0\]\.store: the key is there already; it is set without '\+'$"),
     ],
     ids=str,
 )
@@ -236,14 +237,30 @@ def test_a_block_that_the_conditions_empty_is_named(sweep: Sweep) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pair=min_max,max_min"], r"pair: there is no 'min_max'; choose one of max_min, .*, mu_mu-2s$"),
+        (
+            ["pair=min_max,max_min"],
+            r"pair: there is no 'min_max'; choose one of max_min, .*, mu_mu-2s; .*pair\.chosen=mu\+1\.5s ",
+        ),
+        (["sampler=vlm,laptop"], r"sampler: there is no 'vlm'; choose one of .*, vllm; did you mean vllm\?$"),
+        (
+            ["+sweeps=sweeps/gird.yaml"],
+            r"sweeps: there is no 'sweeps/gird\.yaml'; choose one of .*; did you mean grid\?$",
+        ),
+        (
+            ["policy=org/name,local"],
+            r"policy: there is no 'org/name'; .*; .*policy=hub policy\.id=ORG/NAME policy\.rev",
+        ),
+        (["judge.model=gpt,other"], r"judge\.model: unknown key; valid keys are .*; model is a key of judge=.*openai"),
+        (["cluster.default.partition=gpu"], r"cluster\.default: unknown key; .*; default is a key of cluster=slurm$"),
+        (["beta=0.1,1"], r"beta: unknown key; valid keys are .*; did you mean loss\.beta\?$"),
+        (["train.lr=1,2"], r"train\.lr: unknown key; valid keys are .*; did you mean learning_rate\?$"),
         (["pair=glob(x*)"], r"pair: glob\(x\*\) matches nothing"),
         (["n=interval(1,2),3"], r"n: only lists, ranges, choices and globs can be swept"),
         (["+sweeps=demo,grid"], r"sweeps: one sweep file per command"),
         (["policy=local"], r"policy\.id: must be given"),
         (
             ["construktion=position,max_min"],
-            r"construktion: unknown key; valid keys are .*cluster, construction, .*wait, yes$",
+            r"construktion: unknown key; valid keys are .*cluster, construction, .*, yes; did you mean construction\?$",
         ),
     ],
     ids=str,
