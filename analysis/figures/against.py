@@ -18,6 +18,8 @@ from matplotlib.patches import Patch
 from analysis.captions import caption, construction_labels, pair_text, position_text, provenance_text
 from analysis.figures.canvas import (
     INK,
+    LINES,
+    MARKERS,
     MUTED,
     Style,
     finish_win_rates,
@@ -28,7 +30,6 @@ from analysis.figures.canvas import (
     text_width,
 )
 from analysis.figures.labels import Label, label_points
-from analysis.figures.scaling import LINES, MARKERS
 from analysis.schema import PAIR, plain
 from harness.positions import POSITIONS
 

@@ -10,9 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from analysis.captions import provenance_text
-from analysis.figures.canvas import INK, MUTED, POINTS, Style, new_axes, style_for, text_width
+from analysis.figures.canvas import INK, LINES, MUTED, POINTS, Style, new_axes, style_for, text_width
 from analysis.figures.panels import Handle, check_some, draw_legend, finish, label, legend_room
-from analysis.figures.scaling import LINES
 
 Units = tuple[tuple[str, float], ...]
 

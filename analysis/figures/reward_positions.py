@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from analysis.captions import position_text, provenance_text
-from analysis.figures.canvas import INK, MUTED, POINTS, Style, new_axes, style_for
+from analysis.figures.canvas import INK, LINES, MARKERS, MUTED, POINTS, Style, name_sizes, new_axes, style_for
 from analysis.figures.panels import (
     Handle,
     apart,
@@ -23,7 +23,6 @@ from analysis.figures.panels import (
     size_axis,
     title,
 )
-from analysis.figures.scaling import LINES, MARKERS
 from analysis.schema import plain
 from harness.errors import PrefsweepError
 from harness.positions import POSITIONS
@@ -125,7 +124,7 @@ def _limits(picks: pd.DataFrame, rewards: pd.DataFrame | None) -> tuple[float, f
 
 def _draw_lines(axes: Axes, picks: pd.DataFrame, positions: Sequence[str], style: Style) -> None:
     sizes = sorted(picks["n"].dropna().unique())
-    size_axis(axes, sizes)
+    size_axis(axes, sizes, style)
     ends = []
     for position in positions:
         own, look = (
@@ -139,6 +138,7 @@ def _draw_lines(axes: Axes, picks: pd.DataFrame, positions: Sequence[str], style
     # Room for the names, right of the last points.
     low, high = axes.get_xlim()
     axes.set_xlim(low, high * (high / low) ** (0.2 if style.narrow else 0.14))
+    name_sizes(axes, sizes, style.small)
     inches = axes.get_window_extent().height / axes.get_figure().dpi  # type: ignore[union-attr]
     bottom, top = axes.get_ylim()
     places = apart(ends, 1.15 * style.small / POINTS / inches * (top - bottom))
