@@ -27,6 +27,9 @@ from analysis.schema import plain
 from harness.errors import PrefsweepError
 from harness.positions import POSITIONS
 
+LOW_DRAW: Final = "low_draw"
+"""The lowest of a few random draws, which a selection picks beside the positions."""
+
 REWARDS: Final = "#9db8cc"
 
 COARSE: Final = 4
@@ -99,7 +102,9 @@ def _order(picks: pd.DataFrame) -> list[str]:
 
 
 def _name(position: str) -> str:
-    """A position as the axis has room for it: a quantile to two digits."""
+    """A position as the axis has room for it: a quantile to two digits, and what stands at none in words."""
+    if position == LOW_DRAW:
+        return "lowest draw"
     if position.startswith("q") and (number := position[1:].replace(".", "", 1)).isdigit() and number:
         return f"q{float(position[1:]):.2g}"
     return position_text(position)
