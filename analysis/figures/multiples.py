@@ -249,7 +249,7 @@ def _caption(frame: pd.DataFrame, panels: Sequence[Panel], detectable: float, *,
     parts = [caption(frame[frame[PAIR[0]].map(plain) != ""], detectable)]
     parts.append("Intervals stand in the heatmap of each policy and n, and in the table.")
     if others := outside_grid(frame):
-        parts.append(f"{others} pair(s) outside the grid are in the table only.")
+        parts.append(f"Pairs outside the grid, in the table only: {others}.")
     if any(standings(panel) for panel in panels):
         cells = [cell for panel in panels for cell in panel.values()]
         parts.append(f"{standing_sentence(cells)} Each panel by itself.")

@@ -44,7 +44,7 @@ def overlap_matrix(
     size = max(3.5, min(plain_style.small, 0.62 * room * POINTS / count))
     longest = max(text_width(str(name), size) for name in shares.index)
     named = longest + 0.1
-    style = replace(plain_style, left=named + 0.24, bottom=named + 0.3)
+    style = replace(plain_style, left=named + 0.24, bottom=named + 0.14)
     # A few cells need no more than a square that their share is legible in.
     body = min(style.width - style.left - style.right, count * (0.32 if style.narrow else 0.42))
     style = replace(style, right=style.width - style.left - body)

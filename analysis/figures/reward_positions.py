@@ -9,7 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from analysis.captions import position_text, provenance_text
-from analysis.figures.canvas import INK, LINES, MARKERS, MUTED, POINTS, Style, name_sizes, new_axes, style_for
+from analysis.figures.canvas import (
+    INK,
+    LINES,
+    MARKERS,
+    MUTED,
+    POINTS,
+    Style,
+    name_sizes,
+    new_axes,
+    style_for,
+    text_width,
+)
 from analysis.figures.panels import (
     Handle,
     apart,
@@ -157,8 +168,13 @@ def _draw_points(axes: Axes, picks: pd.DataFrame, positions: Sequence[str], styl
         row, look = picks[picks["position"] == position].iloc[0], _look(position, positions)
         axes.hlines([row["z_expected"]], x - 0.35, x + 0.35, color=look["color"], linestyle=(0, (3, 2)), linewidth=0.9)
         point(axes, x, row["z_mean"], row["z_low"], row["z_high"], style=style, **look)
-    axes.set_xticks(range(len(positions)), [_name(name) for name in positions], parse_math=False)
-    axes.tick_params(axis="x", length=0, rotation=45 if style.narrow else 0)
+    names = [_name(name) for name in positions]
+    axes.set_xticks(range(len(positions)), names, parse_math=False)
+    axes.tick_params(axis="x", length=0)
+    inches = axes.get_position().width * style.width / len(positions)
+    if max(text_width(name, style.small) for name in names) > 0.9 * inches:
+        for tick in axes.get_xticklabels():
+            tick.set(rotation=45, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, len(positions) - 0.4)
 
 

@@ -161,7 +161,7 @@ def test_heatmap_counts_pairs_outside_the_grid() -> None:
     frames = make_frames(PAIRS[:3])
     frames[0].loc[0, "pair.chosen"] = "mu+1.5s"
     axes, _ = draw(pair_heatmap, frames)
-    assert "1 pair(s) outside the grid" in caption_of(axes)
+    assert "Pairs outside the grid, in the table only: 1." in caption_of(axes)
 
 
 def test_heatmap_refuses_a_pair_that_stands_twice() -> None:
