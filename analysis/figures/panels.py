@@ -117,7 +117,12 @@ def line(label: str, **look: Any) -> Line2D:
 
 
 def cell_handles(names: Sequence[str], others: int, style: Style) -> list[Handle]:
-    """An entry for each named cell, by the looks of `cell_look`, and one for those in grey."""
+    """An entry for each named cell, by the looks of `cell_look`, and one for those in grey.
+
+    Where a name is too long for the figure, all pairs of positions stand without their construction.
+    """
+    if any(text_width(name, style.small) > _room(style) for name in names):
+        names = [name.removeprefix("position ") for name in names]
     entries: list[Handle] = [
         line(fitting(name, style), linewidth=1.3, **cell_look(index)) for index, name in enumerate(names)
     ]
@@ -131,12 +136,16 @@ def cell_look(index: int) -> dict[str, Any]:
 
 def fitting(text: str, style: Style) -> str:
     """A legend's text, cut where it is wider than the figure."""
-    room = style.width - 0.3 - 4.2 * style.small / POINTS
-    if text_width(text, style.small) <= room:
+    if text_width(text, style.small) <= _room(style):
         return text
-    while text and text_width(text + "…", style.small) > room:
+    while text and text_width(text + "…", style.small) > _room(style):
         text = text[:-1]
     return text.rstrip() + "…"
+
+
+def _room(style: Style) -> float:
+    """Inches that a legend's text has beside its mark."""
+    return style.width - 0.3 - 4.2 * style.small / POINTS
 
 
 def apart(places: Sequence[float], gap: float) -> list[float]:

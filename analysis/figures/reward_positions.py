@@ -1,6 +1,7 @@
 """Where the positions stand among a prompt's rewards: realised z beside what normal rewards would give."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -75,6 +76,9 @@ def reward_positions(
         raise PrefsweepError("reward positions: a position stands more than once at one n; draw one figure per pool")
     style = style_for(width)
     positions, sizes = _order(picks), sorted(picks["n"].unique())
+    if len(sizes) < 2:  # names side by side, which may stand aslant
+        widest = max(text_width(_name(position), style.small) for position in positions)
+        style = replace(style, bottom=max(style.bottom, 0.75 * (widest + 1.5 * style.small / POINTS) + 0.06))
     handles = _handles(picks, rewards)
     columns, room = legend_room([str(handle.get_label()) for handle in handles], style)
     axes = new_axes(
@@ -172,7 +176,7 @@ def _draw_points(axes: Axes, picks: pd.DataFrame, positions: Sequence[str], styl
     axes.set_xticks(range(len(positions)), names, parse_math=False)
     axes.tick_params(axis="x", length=0)
     inches = axes.get_position().width * style.width / len(positions)
-    if max(text_width(name, style.small) for name in names) > 0.9 * inches:
+    if max(text_width(name, style.small) for name in names) > 0.8 * inches:
         for tick in axes.get_xticklabels():
             tick.set(rotation=45, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, len(positions) - 0.4)
