@@ -167,8 +167,8 @@ def _comparison(panel: Panel, names: dict[int, str]) -> str:
     # The cells' own win rates, which stand in the table, may rest on more.
     shared = f", over the {interval.n} instructions that all were judged on" if interval.excluded else ""
     return (
-        f"{where}Highest win rate {100 * interval.estimate:.1f} %: {names[panel.best]}{shared} "
-        f"(95 % interval that allows for choosing among {panel.experiments} experiments: "
+        f"{where}Highest win rate {100 * interval.estimate:.1f}\N{NO-BREAK SPACE}%: {names[panel.best]}{shared} "
+        f"(95\N{NO-BREAK SPACE}% interval that allows for choosing among {panel.experiments} experiments: "
         f"{100 * interval.low:.1f} to {100 * interval.high:.1f}; {interval.scope}). "
         f"Not told apart from it: {len(panel.rivals)} of {panel.experiments - 1} others. "
         f"{detectable_sentence(panel.detectable)}"

@@ -33,7 +33,25 @@ from tests.configs import point
 
 SIZES = (8, 16, 32, 64, 128)
 STEPS = 16
-WORDS = ("river", "stone", "answer", "garden", "window", "paper", "signal", "morning", "bridge", "colour", "music")
+BEGINNINGS = ("river", "stone", "garden", "window", "paper", "signal", "morning", "bridge", "colour", "music")
+ENDINGS = (
+    "side",
+    "work",
+    "way",
+    "light",
+    "line",
+    "land",
+    "time",
+    "board",
+    "mark",
+    "room",
+    "ward",
+    "stead",
+    "fold",
+    "ground",
+)
+WORDS = tuple(first + last for first in BEGINNINGS for last in ENDINGS)
+"""Enough that answers are no near-copies of each other."""
 
 
 @dataclass(frozen=True, kw_only=True)
