@@ -131,7 +131,7 @@ def test_the_best_cells_of_many_settings_are_a_table(tmp_path: Path) -> None:
     (header,) = [line for line in page.splitlines() if line.startswith("| loss.beta | highest win rate")]
     rows = page[page.index(header) :].splitlines()[2 : 2 + len(betas)]
     assert [row.split(" | ")[0] for row in rows] == [f"| {beta:g}" for beta in betas]
-    sentence = re.search(r"Highest win rate ([\d.]+) %.* ([\d.]+) to ([\d.]+);", alone(tmp_path / "alone"))
+    sentence = re.search(r"Highest win rate ([\d.]+)\s%.* ([\d.]+) to ([\d.]+);", alone(tmp_path / "alone"))
     assert sentence
     assert "{} [{}, {}]".format(*sentence.groups()) in rows[0].replace("\\", "")
 

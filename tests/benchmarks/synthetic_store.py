@@ -33,7 +33,7 @@ from tests.configs import point
 
 SIZES = (8, 16, 32, 64, 128)
 STEPS = 16
-BEGINNINGS = ("river", "stone", "garden", "window", "paper", "signal", "morning", "bridge", "colour", "music")
+ASKED = ("river", "stone", "answer", "garden", "window", "paper", "signal", "morning", "bridge", "colour", "music")
 ENDINGS = (
     "side",
     "work",
@@ -50,7 +50,7 @@ ENDINGS = (
     "fold",
     "ground",
 )
-WORDS = tuple(first + last for first in BEGINNINGS for last in ENDINGS)
+WORDS = tuple(first + last for first in ASKED for last in ENDINGS)
 """Enough that answers are no near-copies of each other."""
 
 
@@ -134,13 +134,13 @@ def configurations(shape: Shape, folder: Path) -> Iterator[Config]:
 
 def _prompts_file(path: Path, begin: str, count: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [json.dumps({"id": f"{path.stem}-{i}", "prompt": f"{begin} {_words(i, 6)}?"}) for i in range(count)]
+    rows = [json.dumps({"id": f"{path.stem}-{i}", "prompt": f"{begin} {_words(i, 6, ASKED)}?"}) for i in range(count)]
     path.write_text("\n".join(rows) + "\n")
     return path
 
 
-def _words(seed: Any, count: int) -> str:
-    return " ".join(generator("words", seed).choice(WORDS, count))
+def _words(seed: Any, count: int, words: Sequence[str] = WORDS) -> str:
+    return " ".join(generator("words", seed).choice(words, count))
 
 
 def build(root: Path, shape: Shape | None = None, truth: Truth | None = None, sweep: str = "synthetic") -> Plan:
