@@ -191,10 +191,12 @@ def _line(row: Mapping[Any, Any]) -> dict[str, str]:
 
 
 def _interval(estimate: float, low: float, high: float) -> str:
+    """Three digits of the estimate, and the ends to as many decimals."""
     if math.isnan(estimate):
         return ""
-    ends = "" if math.isnan(low) else f" [{low:.3g}, {high:.3g}]"
-    return f"{estimate:.3g}{ends}"
+    decimals = max(0, 2 - math.floor(math.log10(abs(estimate)))) if estimate else 2
+    ends = "" if math.isnan(low) else f" [{low:.{decimals}f}, {high:.{decimals}f}]"
+    return f"{estimate:.{decimals}f}{ends}"
 
 
 def _percent(share: float | None) -> str:

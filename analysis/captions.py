@@ -51,9 +51,18 @@ def failed_text(done: pd.DataFrame) -> str:
 def labels_sentence(done: pd.DataFrame) -> str:
     """The labels that stand beside every number."""
     return (
-        f"Judge: {_values(done, 'judge_label')}. Against: {_values(done, 'reference')}. "
+        f"Judge: {_judges(done)}. Against: {_values(done, 'reference')}. "
         f"Answers: {_values(done, 'decoding')}. Reward: {_values(done[~was_imported(done)], 'reward_label') or 'none'}."
     )
+
+
+def _judges(done: pd.DataFrame) -> str:
+    """The judges in words; what is remarked of one for some of the cells only stands once, after it."""
+    labels = list(dict.fromkeys(plain(value) or "not stated" for value in done["judge_label"]))
+    remarks = {label: [o.removeprefix(f"{label}; ") for o in labels if o.startswith(f"{label}; ")] for label in labels}
+    remarked = {f"{label}; {remark}" for label, own in remarks.items() for remark in own}
+    some = {label: f"; of some cells {' / '.join(own)}" if own else "" for label, own in remarks.items()}
+    return " / ".join(f"{label}{some[label]}" for label in labels if label not in remarked)
 
 
 def scope(done: pd.DataFrame) -> str:

@@ -116,11 +116,12 @@ def load_picks(store: Stores, sweep: str | None = None) -> pd.DataFrame:
     rows = []
     missing = Missing()
     for opened, pool, facts in pools(store, sweep, missing):
-        frame, said = pool.table("picks", ["position", "z"]).to_pandas(), _labels(opened, pool)
-        for position, z in frame.groupby("position", sort=False)["z"]:
-            name, n = str(position), facts["n"]
-            expected = math.nan if n is None else expected_z(name, n, pool.manifest.spec["ddof"])
-            mean = mean_interval(z.to_numpy())
+        frame, said = pool.table("picks", ["prompt_id", "position", "z"]).to_pandas(), _labels(opened, pool)
+        usable = pool.table("spreads", ["prompt_id", "valid"]).to_pandas().set_index("prompt_id")["valid"]
+        for position, own in frame.groupby("position", sort=False):
+            name = str(position)
+            expected = _expected_of(name, usable.loc[own["prompt_id"]], pool.manifest.spec)
+            mean = mean_interval(own["z"].to_numpy())
             realised = {"prompts": mean.n, "z_mean": mean.estimate, "z_low": mean.low, "z_high": mean.high}
             rows.append({**facts, "position": name, **realised, "z_expected": expected, **said})
     return missing.say(typed([pd.DataFrame(rows)], schema.PICKS, (*POOL_TEXT, "position", "reward_label", "decoding")))
@@ -153,23 +154,63 @@ def load_costs(store: Stores, sweep: str | None = None) -> pd.DataFrame:
     return say_missing(frame, (key for key, none in undone.items() if none), len(undone), "units of work are not done")
 
 
-def expected_z(position: str, n: int, ddof: int = 0) -> float:
-    """Mean realised z of a position if a prompt's n rewards are normal, by simulation; NaN for what is no position.
+def _expected_of(position: str, usable: "pd.Series[int]", spec: Mapping[str, Any]) -> float:
+    """Expected z of one position of a selection, whose prompts have so many usable rewards."""
+    if spec["n"] is None:  # candidates of various origins are no sample of one distribution
+        return math.nan
+    counts = dict(zip(*(column.tolist() for column in np.unique(usable, return_counts=True)), strict=True))
+    if position != select.LOW_DRAW:
+        return expected_z(position, counts, spec["ddof"])
+    return expected_low_draw(counts, spec["n"], spec["draws"]["draws"], spec["ddof"])
 
-    `ddof` is that of the deviation that picks and z are made with.
+
+def expected_z(position: str, prompts: Mapping[int, int], ddof: int = 0) -> float:
+    """Mean realised z of a position if a prompt's rewards are normal, by simulation; NaN for what is no position.
+
+    Args:
+        position: a name of `harness.positions`.
+        prompts: how many prompts there are with so many usable rewards (two or more), which may be fewer than n.
+        ddof: of the deviation that picks and z are made with.
     """
-    return _expected(POSITIONS if position in POSITIONS else (position,), n, ddof).get(position, math.nan)
+    asked = POSITIONS if position in POSITIONS else (position,)
+    return _expected(asked, tuple(sorted(prompts.items())), ddof).get(position, math.nan)
+
+
+def expected_low_draw(prompts: Mapping[int, int], n: int, draws: int, ddof: int = 0) -> float:
+    """Mean realised z of the lowest of some draws of n rewards, if these are normal and unusable ones fall at random.
+
+    As `expected_z`; a prompt of which no usable reward is drawn does not count.
+    """
+    normal, counts = _normal(tuple(sorted(prompts.items())))
+    usable = np.arange(normal.shape[1]) < counts[:, None]
+    picks = pick(normal, usable, positions=("mu",), ddof=ddof)
+    # Which of a prompt's rewards are drawn does not matter, only how many of them are usable.
+    drawn = np.random.default_rng(1).hypergeometric(counts, n - counts, draws)
+    lowest = np.where(np.arange(normal.shape[1]) < drawn[:, None], normal, np.inf).min(axis=1)
+    return float(((lowest - picks.mu) / picks.sigma)[drawn > 0].mean())
 
 
 @lru_cache(maxsize=512)
-def _expected(positions: tuple[str, ...], n: int, ddof: int) -> dict[str, float]:
+def _expected(positions: tuple[str, ...], prompts: tuple[tuple[int, int], ...], ddof: int) -> dict[str, float]:
     """Of several positions at once, since drawing takes longer than picking."""
-    normal = np.random.default_rng(0).standard_normal((_DRAWS, n))
+    normal, counts = _normal(prompts)
+    usable, streams = np.arange(normal.shape[1]) < counts[:, None], np.arange(_DRAWS, dtype=np.uint64)
     try:
-        picks = pick(normal, positions=positions, ddof=ddof, streams=np.arange(_DRAWS, dtype=np.uint64))
+        picks = pick(normal, usable, positions=positions, ddof=ddof, streams=streams)
     except ConfigError:
         return {}
     return dict(zip(positions, np.nanmean(picks.z, axis=0).tolist(), strict=True))
+
+
+def _normal(prompts: tuple[tuple[int, int], ...]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Normal rewards of `_DRAWS` simulated prompts [prompts x rewards], and how many of each prompt's are usable.
+
+    The numbers of usable rewards are as frequent among them as among the prompts that are given.
+    """
+    counts, number = (np.array(column) for column in zip(*prompts, strict=True))
+    ends = np.cumsum(number) / number.sum()
+    each = counts[np.searchsorted(ends, (np.arange(_DRAWS) + 0.5) / _DRAWS)]
+    return np.random.default_rng(0).standard_normal((_DRAWS, counts.max())), each
 
 
 def scores(store: Store, pool: Artifact) -> list[Artifact] | None:

@@ -130,7 +130,7 @@ PICKS: Final[dict[str, str]] = {
     "z_mean": "mean realised z, (reward - mu) / sigma",
     "z_low": "lower end of its 95 % interval over prompts (Student's t); NaN with one prompt",
     "z_high": "upper end",
-    "z_expected": "what normal rewards would give at this n, by simulation (standard error below 0.01)",
+    "z_expected": "what as many usable rewards, if normal, would give, by simulation (standard error below 0.01)",
     "reward_label": "the reward or ranker in words",
     "decoding": "how the pool was sampled, in words; None where it was not sampled here",
 }

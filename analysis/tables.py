@@ -42,17 +42,18 @@ def varying_settings(cells: pd.DataFrame) -> list[str]:
 
 def cell_name(cell: "pd.Series[Any]", cells: pd.DataFrame) -> str:
     """A cell in words: construction, pair, n and the settings that vary among `cells`."""
-    return _name(construction_label(cell, cells), cell.to_dict(), varying_settings(cells))
+    return name_of(construction_label(cell, cells), cell.to_dict(), varying_settings(cells))
 
 
 def cell_names(cells: pd.DataFrame) -> dict[int, str]:
     """`cell_name` of each of the cells, by its row label."""
     varying, labels = varying_settings(cells), construction_labels(cells)
     rows = zip(cells.index, labels, cells[["n", *varying]].to_dict("records"), strict=True)
-    return {int(row): _name(label, cell, varying) for row, label, cell in rows}
+    return {int(row): name_of(label, cell, varying) for row, label, cell in rows}
 
 
-def _name(construction: str, cell: Mapping[Any, Any], varying: Sequence[str]) -> str:
+def name_of(construction: str, cell: Mapping[Any, Any], varying: Sequence[str]) -> str:
+    """A cell in words: its construction's label, n and the settings that vary."""
     settings = [f"{name}={plain(cell[name])}" for name in varying]
     size = [f"n={plain(cell['n'])}"] if plain(cell["n"]) else []
     return ", ".join([construction, *size, *settings])

@@ -18,6 +18,8 @@ from matplotlib.patches import Patch
 from analysis.captions import caption, construction_labels, pair_text, position_text, provenance_text
 from analysis.figures.canvas import (
     INK,
+    LINES,
+    MARKERS,
     MUTED,
     Style,
     finish_win_rates,
@@ -28,7 +30,6 @@ from analysis.figures.canvas import (
     text_width,
 )
 from analysis.figures.labels import Label, label_points
-from analysis.figures.scaling import LINES, MARKERS
 from analysis.schema import PAIR, plain
 from harness.positions import POSITIONS
 
@@ -148,15 +149,19 @@ def _scatter(
     several = points["n"].nunique() > 1
     labelled = several and len(drawn) <= MOST_LABELLED
     names = {row: name for row, name in _names(points).items() if row in drawn.index}
-    handles = _handles(drawn, names, ringed=any(label in flagged for label in drawn.index))
+    every = len(drawn) > 0 and set(drawn.index) <= set(flagged)
+    flagged = {} if every else flagged
+    handles = _handles(drawn, names, style, ringed=any(label in flagged for label in drawn.index))
     if several and not labelled:
         handles += [_handle(f"n = {n}", MUTED, "o", size=size) for n, size in sizes.items() if n]
     parts = [caption(points, detectable), f"Bars: 95\N{NO-BREAK SPACE}% intervals of win rate and {measured.name}."]
     parts.append("Numbers: samples per prompt, n." if labelled else "")
+    parts.append("The answers of all cells are near-constant." if every else "")
     if hidden := len(points) - len(drawn):
-        parts.append(f"{hidden} cell(s) are the same experiment as one drawn.")
+        parts.append(f"Not drawn, as the same experiment is: {hidden} of {len(points)} cells.")
     if under := int(drawn.duplicated([measured.measure, "win_rate"]).sum()):
-        parts.append(f"{under} point(s) lie exactly upon another.")
+        parts.append(f"Points exactly upon another: {under}.")
+
     columns, room = legend_layout([str(handle.get_label()) for handle in handles], style)
     axes = new_axes(
         style,
@@ -166,8 +171,8 @@ def _scatter(
         provenance=provenance_text(provenance),
         above=room,
     )
-    fixed = 4.0 if style.narrow else 6.0
-    looks = {int(str(label)): _look(int(str(label)), cell, names) for label, cell in drawn.iterrows()}
+    fixed = 5.0 if style.narrow else 6.5
+    looks = {int(str(label)): _look(int(str(label)), cell, names, len(drawn)) for label, cell in drawn.iterrows()}
     _draw_bars(axes, drawn, measured.measure, [colour for colour, _ in looks.values()])
     for label, (_, cell) in zip(looks, drawn.iterrows(), strict=True):
         size = sizes[plain(cell["n"])] if several and not labelled else fixed
@@ -203,12 +208,17 @@ def _names(points: pd.DataFrame) -> dict[int, str]:
     return {int(row): label for row, label in labels.items() if row not in told}
 
 
-def _look(label: int, cell: "pd.Series[Any]", names: Mapping[int, str]) -> tuple[str, str]:
-    """Colour and marker: of a pair by its positions, else black and by the name."""
+def _look(label: int, cell: "pd.Series[Any]", names: Mapping[int, str], count: int) -> tuple[str, str]:
+    """Colour and marker: of a pair by its positions, else by the name."""
     if label in names:
-        return INK, MARKERS[list(dict.fromkeys(names.values())).index(names[label]) % len(MARKERS)]
+        return _named_look(list(dict.fromkeys(names.values())).index(names[label]), alone=len(names) == count)
     chosen, rejected = (plain(cell[name]) for name in PAIR)
     return _colour(rejected), _marker(chosen)
+
+
+def _named_look(index: int, *, alone: bool) -> tuple[str, str]:
+    """Colour and marker of a name: black beside pairs, whose colours are those of positions."""
+    return LINES[index % len(LINES)] if alone else INK, MARKERS[index % len(MARKERS)]
 
 
 def _colour(rejected: str) -> str:
@@ -296,7 +306,7 @@ def root_ticks(end: float, apart: float) -> list[float]:
     return [0.0, *reversed(ticks)]
 
 
-def _handles(points: pd.DataFrame, names: Mapping[int, str], *, ringed: bool) -> Handles:
+def _handles(points: pd.DataFrame, names: Mapping[int, str], style: Style, *, ringed: bool) -> Handles:
     """A colour per rejected position, a marker per chosen one, and what else there is."""
     pairs = points[~points.index.isin(list(names))]
     handles: Handles = []
@@ -310,10 +320,13 @@ def _handles(points: pd.DataFrame, names: Mapping[int, str], *, ringed: bool) ->
         chosen_ones = _by_position(pairs[PAIR[0]])
         handles += [Patch(color=_colour(p), label=f"rejected {position_text(p)}") for p in rejected_ones]
         handles += [_handle(f"chosen {position_text(p)}", MUTED, _marker(p)) for p in chosen_ones]
-    others = dict.fromkeys(names.values())
-    handles += [_handle(name, INK, MARKERS[i % len(MARKERS)]) for i, name in enumerate(others)]
+    looks = [_named_look(i, alone=pairs.empty) for i in range(len(set(names.values())))]
+    handles += [_handle(name, *look) for name, look in zip(dict.fromkeys(names.values()), looks, strict=True)]
     if ringed:
         handles.append(Line2D([], [], linestyle="", marker="o", markersize=8, mfc="none", mec=INK, label=FLAGGED))
+    for handle in handles:
+        if isinstance(handle, Line2D):
+            handle.set_markersize(min(handle.get_markersize(), 0.85 * style.small))
     return handles
 
 

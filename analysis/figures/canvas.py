@@ -3,6 +3,7 @@
 Figures are made without pyplot: no display, no global state, nothing to close.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +22,17 @@ POINTS: Final = 72.0
 LEADING: Final = 1.3
 INK: Final = "#222222"
 MUTED: Final = "#555555"
+GREY: Final = "#c4c4c4"
+"""Of what stands behind the lines that are looked at."""
+
+LINES: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's colours, which stay apart under colour blindness; markers and dashes differ as well."""
+
+ROW: Final = 1.33
+"""Height of a row of a legend, in sizes of its text."""
+
+MARKERS: Final = "osD^vPX"
+DASHES: Final = ("-", "--", ":")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +176,43 @@ def legend_layout(labels: Sequence[str], style: Style) -> tuple[int, float]:
     widest = max((text_width(label, style.small) for label in labels), default=0.0) + handle
     columns = max(1, int((style.width - style.left) / widest)) if labels else 1
     rows = -(-len(labels) // columns)
-    return columns, (rows * 1.45 * style.small + 4) / POINTS
+    return columns, (ROW * rows * style.small + 4) / POINTS
+
+
+def with_room(wanted: Sequence[float], shown: Sequence[float], *, per_octave: float, size: float) -> list[float]:
+    """Ticks of a log2 axis whose names stand clear: those shown already, and of the wanted, in their order, those that
+    have room beside them. An octave is `per_octave` inches wide, and names are of `size` points.
+    """
+    found = list(shown)
+    for tick in wanted:
+        half = text_width(f"{tick:g}", size) / 2
+        apart = ((math.log2(tick / other), text_width(f"{other:g}", size) / 2) for other in found)
+        if all(abs(octaves) * per_octave >= half + other + 0.06 for octaves, other in apart):
+            found.append(tick)
+    return sorted(found)
+
+
+def per_octave(axes: Axes) -> float:
+    """Inches of a log2 axis that an octave takes."""
+    low, high = axes.get_xlim()
+    inches = axes.get_position().width * float(figure_of(axes).get_size_inches()[0])
+    return inches / math.log2(high / low)
+
+
+def from_ends(sizes: Sequence[float]) -> list[float]:
+    """Ascending sizes in the order in which their names are given room: the last, the first, the others downwards."""
+    return [*sizes[:-2:-1], *sizes[:1], *sizes[-2:0:-1]] if len(sizes) > 1 else list(sizes)
+
+
+def name_sizes(axes: Axes, sizes: Sequence[float], points: float) -> None:
+    """A tick at each of some sample sizes of a log2 axis, named where there is room: the largest and the least first.
+
+    The limits of the axis and the place of `axes` must be final; names are of `points`.
+    """
+    ordered = sorted(set(sizes))
+    shown = with_room(from_ends(ordered), [], per_octave=per_octave(axes), size=points)
+    axes.set_xticks(ordered, [f"{size:g}" if size in shown else "" for size in ordered])
+    axes.minorticks_off()
 
 
 def finish_win_rates(axes: Axes, style: Style) -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from analysis.captions import provenance_text
-from analysis.figures.canvas import INK, MUTED, POINTS, Style, new_axes, style_for, text_width
+from analysis.figures.canvas import INK, LINES, MUTED, POINTS, Style, new_axes, style_for, text_width
 from analysis.figures.panels import Handle, check_some, draw_legend, finish, label, legend_room
-from analysis.figures.scaling import LINES
 
 Units = tuple[tuple[str, float], ...]
 
@@ -67,6 +67,7 @@ def stage_costs(
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", color="#e5e5e5", linewidth=0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     label(axes, style, x=unit)
     _write_columns(axes, columns, style)
     draw_legend(axes, handles, number, style, over=1.4 * style.small / POINTS if columns else 0.02)

@@ -121,7 +121,7 @@ def _caption(frame: pd.DataFrame, first: str, second: str) -> str:
         methods(done),
     ]
     if unequal := int(done["unequal_steps"].astype(bool).sum()):
-        parts.append(f"Compared at unequal steps: {unequal} pair(s).")
+        parts.append(f"Pairs that are compared at unequal steps: {unequal}.")
     if others := sum(pair not in PAIRS for pair in zip(frame[PAIR[0]], frame[PAIR[1]], strict=True)):
-        parts.append(f"{others} pair(s) outside the grid are in the table only.")
+        parts.append(f"Pairs outside the grid, in the table only: {others}.")
     return " ".join(part for part in parts if part)

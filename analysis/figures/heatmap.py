@@ -48,7 +48,7 @@ def pair_heatmap(
     side = (style.width - style.left - style.right) / len(REJECTED)
     text = caption(frame[frame[PAIR[0]].notna()], detectable)
     if others := outside_grid(frame):
-        text += f" {others} pair(s) outside the grid are in the table only."
+        text += f" Pairs outside the grid, in the table only: {others}."
     if marks := standings(cells):
         text += f" {standing_sentence(cells.values())}"
     letters = shared_letters(cells)

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from analysis.captions import caption, outside_grid, position_text, provenance_text
 from analysis.comparability import check_comparable, differences
 from analysis.figures import grid
-from analysis.figures.canvas import INK, POINTS, Style, new_axes, style_for
+from analysis.figures.canvas import INK, POINTS, Style, new_axes, style_for, text_width
 from analysis.figures.grid import CHOSEN, REJECTED, Pair
 from analysis.figures.heatmap import mark_standing, standing_key, standing_sentence, standings, win_rates
 from analysis.schema import PAIR, plain
@@ -102,7 +102,10 @@ def pair_heatmaps(
     size, upright = _ticks(layout, style)
     axes.set_xlabel("rejected", size=style.text, color=INK, labelpad=3 + (1.6 if upright else 3.3) * size)
     mesh = _draw_panels(axes, layout, style)
-    bar = _inset(axes, style, layout, (0.05, -0.55 * above, 0.36 * style.width, 0.07))
+    key = max((text_width(str(entry.get_label()), style.small) for entry in entries), default=0.0)
+    # The last number of the scale ends half its width beyond it, and an entry of the legend begins with its mark.
+    room = style.width - style.left - style.right - key - 5.5 * style.small / POINTS
+    bar = _inset(axes, style, layout, (0.05, -0.55 * above, min(0.36 * style.width, room), 0.07))
     grid.draw_colour_bar(bar, mesh, "win rate (%)", style.small)
     axes.legend(
         handles=entries,
@@ -249,7 +252,7 @@ def _caption(frame: pd.DataFrame, panels: Sequence[Panel], detectable: float, *,
     parts = [caption(frame[frame[PAIR[0]].map(plain) != ""], detectable)]
     parts.append("Intervals stand in the heatmap of each policy and n, and in the table.")
     if others := outside_grid(frame):
-        parts.append(f"{others} pair(s) outside the grid are in the table only.")
+        parts.append(f"Pairs outside the grid, in the table only: {others}.")
     if any(standings(panel) for panel in panels):
         cells = [cell for panel in panels for cell in panel.values()]
         parts.append(f"{standing_sentence(cells)} Each panel by itself.")

@@ -9,9 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from analysis.captions import provenance_text
-from analysis.figures.canvas import INK, POINTS, Style, new_axes, style_for
+from analysis.figures.canvas import INK, LINES, POINTS, Style, new_axes, style_for
 from analysis.figures.panels import check_some, divide, draw_legend, label, legend_room, line, point, size_axis, title
-from analysis.figures.scaling import LINES
 from analysis.normality import LEVEL, SHAPES
 from analysis.schema import plain
 
@@ -71,7 +70,7 @@ def _draw_tests(axes: Axes, tests: pd.DataFrame, style: Style) -> None:
         ends = 100 * float(row["low"]), 100 * float(row["high"])
         point(axes, x, 100 * float(row["rejected"]), *ends, style=style, color=LINES[0], marker="o")
     if sized["n"].nunique() > 1:
-        size_axis(axes, sorted(sized["n"].dropna().unique()))
+        size_axis(axes, sorted(sized["n"].dropna().unique()), style)
     else:
         axes.set_xticks(places, [plain(n) or "all" for n in sized["n"]])
         axes.set_xlim(-1, len(sized))

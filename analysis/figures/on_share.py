@@ -7,9 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.captions import provenance_text
-from analysis.figures.canvas import INK, MUTED, Style, new_axes, style_for
+from analysis.figures.canvas import INK, LINES, MARKERS, MUTED, Style, new_axes, style_for
 from analysis.figures.panels import Handle, check_some, draw_legend, finish, fitting, label, legend_room, line, point
-from analysis.figures.scaling import LINES, MARKERS
 from analysis.schema import plain
 
 DASHED: Final = {"static": (0, (4, 2)), "auto": (0, (1, 1.5))}

@@ -41,10 +41,10 @@ def overlap_matrix(
         raise PrefsweepError(f"overlap matrix: expected 2 to {MOST} cells, got {count}")
     plain_style = style_for(width)
     room = 0.72 * (width - plain_style.left - plain_style.right)
-    size = max(3.5, min(plain_style.small, 0.62 * room * POINTS / count))
+    size = max(3.5, min(plain_style.small, 0.8 * room * POINTS / count))
     longest = max(text_width(str(name), size) for name in shares.index)
     named = longest + 0.1
-    style = replace(plain_style, left=named + 0.24, bottom=named + 0.3)
+    style = replace(plain_style, left=named + 0.24, bottom=named + 0.14)
     # A few cells need no more than a square that their share is legible in.
     body = min(style.width - style.left - style.right, count * (0.32 if style.narrow else 0.42))
     style = replace(style, right=style.width - style.left - body)
@@ -60,15 +60,15 @@ def overlap_matrix(
     mesh = axes.pcolormesh(np.ma.masked_invalid(table), cmap=colormaps["Blues"], norm=Normalize(0, 100), zorder=1)
     axes.set(xlim=(0, count), ylim=(count, 0))
     axes.set_frame_on(False)
-    square = body * POINTS / count
+    square, empty = body * POINTS / count, np.isnan(table).all(axis=1)
     for row, column in np.argwhere(np.isfinite(table)):
-        if square >= NUMBERS_FROM:
+        if square >= NUMBERS_FROM and not empty[column]:
             at, value = (column + 0.5, row + 0.52), float(table[row, column])
             colour = grid.readable(mesh, value)
             axes.text(
                 *at, f"{value:.0f}", size=min(7.5, 0.36 * square), color=colour, ha="center", va="center", zorder=4
             )
-    for place in np.flatnonzero(np.isnan(table).all(axis=1)):
+    for place in np.flatnonzero(empty):
         _hatch(axes, int(place), count)
     ticks = np.arange(count) + 0.5
     axes.set_xticks(ticks, list(shares.columns), rotation=90)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,12 +10,21 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.figures.canvas import INK, MUTED, POINTS, Style, figure_of, legend, text_width
-from analysis.figures.scaling import DASHES, LINES
+from analysis.figures.canvas import (
+    DASHES,
+    GREY,
+    INK,
+    LINES,
+    MUTED,
+    POINTS,
+    ROW,
+    Style,
+    figure_of,
+    legend,
+    name_sizes,
+    text_width,
+)
 from harness.errors import PrefsweepError
-
-GREY: Final = "#c4c4c4"
-"""Of what stands behind the lines that are looked at."""
 
 Handle = Line2D | Patch
 
@@ -78,13 +87,12 @@ def label(axes: Axes, style: Style, *, x: str = "", y: str = "") -> None:
     axes.set_ylabel(y, size=style.small, color=INK, labelpad=2, parse_math=False)
 
 
-def size_axis(axes: Axes, sizes: Sequence[float]) -> None:
+def size_axis(axes: Axes, sizes: Sequence[float], style: Style) -> None:
     """A log2 axis of sample sizes that has a tick at each of them."""
     axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
-    axes.minorticks_off()
     margin = max(sizes[-1] / sizes[0], 2) ** 0.06
     axes.set_xlim(sizes[0] / margin, sizes[-1] * margin)
+    name_sizes(axes, sizes, style.small)
 
 
 def legend_room(labels: Sequence[str], style: Style) -> tuple[int, float]:
@@ -92,7 +100,7 @@ def legend_room(labels: Sequence[str], style: Style) -> tuple[int, float]:
     widest = max((text_width(text, style.small) for text in labels), default=0.0) + 4.2 * style.small / POINTS
     columns = max(1, int((style.width - 0.2) / widest)) if labels else 1
     rows = -(-len(labels) // columns)
-    return columns, (rows * 1.45 * style.small + 4) / POINTS if labels else 0.0
+    return columns, (ROW * rows * style.small + 4) / POINTS if labels else 0.0
 
 
 def draw_legend(axes: Axes, handles: Sequence[Handle], columns: int, style: Style, *, over: float) -> None:
@@ -109,7 +117,12 @@ def line(label: str, **look: Any) -> Line2D:
 
 
 def cell_handles(names: Sequence[str], others: int, style: Style) -> list[Handle]:
-    """An entry for each named cell, by the looks of `cell_look`, and one for those in grey."""
+    """An entry for each named cell, by the looks of `cell_look`, and one for those in grey.
+
+    Where a name is too long for the figure, all pairs of positions stand without their construction.
+    """
+    if any(text_width(name, style.small) > _room(style) for name in names):
+        names = [name.removeprefix("position ") for name in names]
     entries: list[Handle] = [
         line(fitting(name, style), linewidth=1.3, **cell_look(index)) for index, name in enumerate(names)
     ]
@@ -123,12 +136,16 @@ def cell_look(index: int) -> dict[str, Any]:
 
 def fitting(text: str, style: Style) -> str:
     """A legend's text, cut where it is wider than the figure."""
-    room = style.width - 0.3 - 4.2 * style.small / POINTS
-    if text_width(text, style.small) <= room:
+    if text_width(text, style.small) <= _room(style):
         return text
-    while text and text_width(text + "…", style.small) > room:
+    while text and text_width(text + "…", style.small) > _room(style):
         text = text[:-1]
     return text.rstrip() + "…"
+
+
+def _room(style: Style) -> float:
+    """Inches that a legend's text has beside its mark."""
+    return style.width - 0.3 - 4.2 * style.small / POINTS
 
 
 def apart(places: Sequence[float], gap: float) -> list[float]:

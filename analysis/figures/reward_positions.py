@@ -1,6 +1,7 @@
 """Where the positions stand among a prompt's rewards: realised z beside what normal rewards would give."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -9,7 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from analysis.captions import position_text, provenance_text
-from analysis.figures.canvas import INK, MUTED, POINTS, Style, new_axes, style_for
+from analysis.figures.canvas import (
+    INK,
+    LINES,
+    MARKERS,
+    MUTED,
+    POINTS,
+    Style,
+    name_sizes,
+    new_axes,
+    style_for,
+    text_width,
+)
 from analysis.figures.panels import (
     Handle,
     apart,
@@ -23,10 +35,12 @@ from analysis.figures.panels import (
     size_axis,
     title,
 )
-from analysis.figures.scaling import LINES, MARKERS
 from analysis.schema import plain
 from harness.errors import PrefsweepError
 from harness.positions import POSITIONS
+
+LOW_DRAW: Final = "low_draw"
+"""The lowest of a few random draws, which a selection picks beside the positions."""
 
 REWARDS: Final = "#9db8cc"
 
@@ -62,6 +76,9 @@ def reward_positions(
         raise PrefsweepError("reward positions: a position stands more than once at one n; draw one figure per pool")
     style = style_for(width)
     positions, sizes = _order(picks), sorted(picks["n"].unique())
+    if len(sizes) < 2:  # names side by side, which may stand aslant
+        widest = max(text_width(_name(position), style.small) for position in positions)
+        style = replace(style, bottom=max(style.bottom, 0.75 * (widest + 1.5 * style.small / POINTS) + 0.06))
     handles = _handles(picks, rewards)
     columns, room = legend_room([str(handle.get_label()) for handle in handles], style)
     axes = new_axes(
@@ -100,7 +117,9 @@ def _order(picks: pd.DataFrame) -> list[str]:
 
 
 def _name(position: str) -> str:
-    """A position as the axis has room for it: a quantile to two digits."""
+    """A position as the axis has room for it: a quantile to two digits, and what stands at none in words."""
+    if position == LOW_DRAW:
+        return "lowest draw"
     if position.startswith("q") and (number := position[1:].replace(".", "", 1)).isdigit() and number:
         return f"q{float(position[1:]):.2g}"
     return position_text(position)
@@ -125,7 +144,7 @@ def _limits(picks: pd.DataFrame, rewards: pd.DataFrame | None) -> tuple[float, f
 
 def _draw_lines(axes: Axes, picks: pd.DataFrame, positions: Sequence[str], style: Style) -> None:
     sizes = sorted(picks["n"].dropna().unique())
-    size_axis(axes, sizes)
+    size_axis(axes, sizes, style)
     ends = []
     for position in positions:
         own, look = (
@@ -139,6 +158,7 @@ def _draw_lines(axes: Axes, picks: pd.DataFrame, positions: Sequence[str], style
     # Room for the names, right of the last points.
     low, high = axes.get_xlim()
     axes.set_xlim(low, high * (high / low) ** (0.2 if style.narrow else 0.14))
+    name_sizes(axes, sizes, style.small)
     inches = axes.get_window_extent().height / axes.get_figure().dpi  # type: ignore[union-attr]
     bottom, top = axes.get_ylim()
     places = apart(ends, 1.15 * style.small / POINTS / inches * (top - bottom))
@@ -152,8 +172,13 @@ def _draw_points(axes: Axes, picks: pd.DataFrame, positions: Sequence[str], styl
         row, look = picks[picks["position"] == position].iloc[0], _look(position, positions)
         axes.hlines([row["z_expected"]], x - 0.35, x + 0.35, color=look["color"], linestyle=(0, (3, 2)), linewidth=0.9)
         point(axes, x, row["z_mean"], row["z_low"], row["z_high"], style=style, **look)
-    axes.set_xticks(range(len(positions)), [_name(name) for name in positions], parse_math=False)
-    axes.tick_params(axis="x", length=0, rotation=45 if style.narrow else 0)
+    names = [_name(name) for name in positions]
+    axes.set_xticks(range(len(positions)), names, parse_math=False)
+    axes.tick_params(axis="x", length=0)
+    inches = axes.get_position().width * style.width / len(positions)
+    if max(text_width(name, style.small) for name in names) > 0.8 * inches:
+        for tick in axes.get_xticklabels():
+            tick.set(rotation=45, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, len(positions) - 0.4)
 
 

@@ -9,9 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from analysis.captions import labels_sentence, provenance_text
-from analysis.figures.canvas import POINTS, Style, new_axes, style_for
+from analysis.figures.canvas import GREY, POINTS, Style, new_axes, style_for
 from analysis.figures.panels import (
-    GREY,
     cell_handles,
     cell_look,
     check_some,

@@ -1,6 +1,5 @@
 """Published curves under a scaling curve: in grey, on an axis of their own, since they are of another judge."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -8,7 +7,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis.figures.canvas import Style
+from analysis.figures.canvas import Style, from_ends, per_octave, with_room
 from analysis.published import PublishedCurve, PublishedPoint
 from analysis.schema import plain
 
@@ -16,9 +15,6 @@ GREY: Final = "#8a8a8a"
 GREY_TEXT: Final = "#666666"
 MARKERS: Final = "ovs^"
 DASHES: Final = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)), (0, (2, 2)))
-
-NEAREST: Final = 0.55
-"""Octaves between two tick labels at least."""
 
 
 def label(curve: PublishedCurve) -> str:
@@ -80,11 +76,12 @@ def _finish(axes: Axes, beside: Axes, curves: Sequence[PublishedCurve], style: S
     sizes = sorted({point.n for curve in curves for point in curve.points})
     margin = max(sizes[-1] / sizes[0], 2) ** 0.06
     axes.set_xlim(min(low, sizes[0] / margin), max(high, sizes[-1] * margin))
-    ticks = [float(tick) for tick in axes.get_xticks()]
-    for size in (sizes[0], sizes[-1], *sizes):
-        if all(abs(math.log2(size / tick)) >= NEAREST for tick in ticks):
-            ticks.append(float(size))
-    axes.set_xticks(sorted(ticks), [plain(tick) for tick in sorted(ticks)])
+    own = [float(tick) for tick in axes.get_xticks()]
+    octave = per_octave(axes)
+    shown = with_room(from_ends(own), [], per_octave=octave, size=style.text)
+    shown = with_room([sizes[0], sizes[-1], *sizes], shown, per_octave=octave, size=style.text)
+    ticks = sorted({*own, *shown})
+    axes.set_xticks(ticks, [plain(tick) if tick in shown else "" for tick in ticks])
     axes.minorticks_off()
     beside.set_ylabel("published win rate (%)", size=style.text, color=GREY_TEXT)
     beside.tick_params(labelsize=style.text, length=2.5, width=0.6, colors=GREY_TEXT)

@@ -8,9 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.captions import provenance_text
-from analysis.figures.canvas import MUTED, Style, new_axes, style_for
-from analysis.figures.panels import GREY, cell_handles, cell_look, check_some, draw_legend, finish, label, legend_room
-from analysis.figures.scaling import MARKERS
+from analysis.figures.canvas import GREY, MARKERS, MUTED, Style, new_axes, style_for
+from analysis.figures.panels import cell_handles, cell_look, check_some, draw_legend, finish, label, legend_room
 from analysis.schema import plain
 
 MOST_SHOWN: Final = 6

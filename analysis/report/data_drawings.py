@@ -32,6 +32,8 @@ def reward_distributions(found: Analysed) -> Figures:
     if found.frames is None:
         return
     picks = _scored(found.frames.picks)
+    # What several selections have picked from the same rewards stands in one figure.
+    picks = picks.assign(pool=picks["pool"].map(found.frames.same_rewards)).drop_duplicates(["pool", "position"])
     for setting, part in by_kind(picks):
         rewards = found.frames.reward_z
         own = rewards[rewards["pool"].isin(largest(part)[:1])]
@@ -47,6 +49,7 @@ def normality_checks(found: Analysed) -> Figures:
     if found.frames is None:
         return
     spreads, none = _scored(found.frames.spreads), True
+    spreads = spreads[spreads["pool"].isin(found.frames.same_rewards.values())]
     labels = found.frames.picks.drop_duplicates("pool").set_index("pool")["reward_label"]
     for setting, part in by_kind(spreads):
         if part["normal_p"].notna().any():

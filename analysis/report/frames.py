@@ -52,9 +52,30 @@ class Frames:
         return load_on_share(self._store, self._sweep)
 
     @cached_property
+    def same_rewards(self) -> dict[str, str]:
+        """Of each pool the first one that has the same rewards: what was selected from them may differ."""
+        return same_rewards(self.spreads)
+
+    @cached_property
     def reward_z(self) -> pd.DataFrame:
         """`schema.REWARD_Z` of the pools with the largest n of their kind."""
-        return load_reward_z(self._store, self._sweep, only=largest(self.picks))
+        pools = self.picks[self.picks["pool"].isin(self.same_rewards.values())]
+        return load_reward_z(self._store, self._sweep, only=largest(pools))
+
+
+def same_rewards(spreads: pd.DataFrame) -> dict[str, str]:
+    """Key of each pool of `schema.SPREADS`, with that of the first one of the same rewards.
+
+    They are the same where policy and reward are, and every prompt has as many of them, of one mean and deviation.
+    """
+    names, numbers = ["policy.name", "reward.name", "scored_by", "prompt_id"], ["n", "valid", "mu", "sigma"]
+    first: dict[tuple[str, bytes], str] = {}
+    found = {}
+    for key, own in spreads.groupby("pool", sort=False):
+        ordered = own.sort_values("prompt_id")
+        content = ordered[names].to_json(orient="values"), ordered[numbers].to_numpy(float).tobytes()
+        found[str(key)] = first.setdefault(content, str(key))
+    return found
 
 
 def kinds(pools: pd.DataFrame) -> "pd.Series[int]":

@@ -8,11 +8,19 @@ from typing import Final
 import pandas as pd
 
 from analysis.beside_report import beside_section, warnings_section
-from analysis.captions import detectable_sentence, labels_sentence, methods, scope, steps_sentence
+from analysis.captions import construction_labels, detectable_sentence, labels_sentence, methods, scope, steps_sentence
 from analysis.comparability import differences
 from analysis.report.panels import Panel, heading
 from analysis.schema import COMPARABLE
-from analysis.tables import cell_names, cell_table, markdown_safe, markdown_table, points_text
+from analysis.tables import (
+    cell_names,
+    cell_table,
+    markdown_safe,
+    markdown_table,
+    name_of,
+    points_text,
+    varying_settings,
+)
 
 MOST_NAMED: Final = 20
 """Cells that a list in the report names one by one; the table has them all."""
@@ -49,16 +57,26 @@ def opening(cells: pd.DataFrame, panels: Sequence[Panel], beside: pd.DataFrame) 
     parts = [markdown_safe(summary(cells))]
     if len(done):
         parts += [f"**{markdown_safe(labels_sentence(done))}**", markdown_safe(scope_sentence(done))]
-    names = cell_names(cells)
-    parts += _comparisons(panels, names)
+    parts += _comparisons(panels, _names_in_panels(cells, panels))
     return "\n\n".join(part for part in [*parts, *warnings_section(cells, beside)] if part)
 
 
 def details(cells: pd.DataFrame, panels: Sequence[Panel], beside: pd.DataFrame) -> list[Section]:
     """The sections behind the table of cells."""
-    names = cell_names(cells)
+    names = _names_in_panels(cells, panels)
     against = [section for panel in panels for section in _against_best(panel, names)]
     return [*against, *from_parts(beside_section(cells, beside))]
+
+
+def _names_in_panels(cells: pd.DataFrame, panels: Sequence[Panel]) -> dict[int, str]:
+    """The panels' cells in words, by row label, without the settings that stand over a panel."""
+    varying = varying_settings(cells)
+    labels = {int(row): label for row, label in zip(cells.index, construction_labels(cells), strict=True)}
+    return {
+        int(row): name_of(labels[int(row)], cell, [name for name in varying if name not in panel.setting])
+        for panel in panels
+        for row, cell in zip(panel.cells.index, panel.cells[["n", *varying]].to_dict("records"), strict=True)
+    }
 
 
 def summary(cells: pd.DataFrame) -> str:
@@ -149,8 +167,8 @@ def _comparison(panel: Panel, names: dict[int, str]) -> str:
     # The cells' own win rates, which stand in the table, may rest on more.
     shared = f", over the {interval.n} instructions that all were judged on" if interval.excluded else ""
     return (
-        f"{where}Highest win rate {100 * interval.estimate:.1f} %: {names[panel.best]}{shared} "
-        f"(95 % interval that allows for choosing among {panel.experiments} experiments: "
+        f"{where}Highest win rate {100 * interval.estimate:.1f}\N{NO-BREAK SPACE}%: {names[panel.best]}{shared} "
+        f"(95\N{NO-BREAK SPACE}% interval that allows for choosing among {panel.experiments} experiments: "
         f"{100 * interval.low:.1f} to {100 * interval.high:.1f}; {interval.scope}). "
         f"Not told apart from it: {len(panel.rivals)} of {panel.experiments - 1} others. "
         f"{detectable_sentence(panel.detectable)}"

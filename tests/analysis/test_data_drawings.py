@@ -13,7 +13,7 @@ from analysis.load import load_results, load_verdicts
 from analysis.report import Frames
 from analysis.report.data_drawings import by_kind
 from analysis.report.drawings import FIGURES, Analysed, Drawing, plan_figures, reasons
-from analysis.report.frames import largest
+from analysis.report.frames import largest, same_rewards
 from tests.analysis.test_data_figures import changes, shares
 from tests.benchmarks.synthetic_store import Shape, build
 
@@ -109,6 +109,41 @@ def test_changes_and_shares_have_figures_where_they_were_measured(found: Analyse
     drawn = [d for d in drawings(given) if d.stem.startswith(("unlearning", "on_share"))]
     assert [d.stem.split("-")[0] for d in drawn] == ["unlearning", "on_share", "on_share"]
     assert [d.setting for d in drawn[1:]] == [{"boundary.judge": "PairRM"}, {"boundary.judge": "shorter"}]
+
+
+def test_selections_from_the_same_rewards_share_their_figures(found: Analysed) -> None:
+    """Another selection from one policy's pools, with a pick of its own, as random draws make it."""
+    assert found.frames is not None
+    first = {key: key for key in dict.fromkeys(found.frames.picks["pool"])}
+    again = {key: f"{key}-again" for key in first}
+    frames = Frames("unused")
+    picks, spreads = found.frames.picks, found.frames.spreads
+    drawn = picks[picks["position"] == "min"].assign(position="low_draw").replace({"pool": again})
+    frames.__dict__ |= {
+        "picks": pd.concat([picks, drawn], ignore_index=True),
+        "spreads": pd.concat([spreads, spreads.replace({"pool": again})], ignore_index=True),
+        "training": found.frames.training[:0],
+        "costs": found.frames.costs[:0],
+        "on_share": found.frames.on_share[:0],
+        "reward_z": found.frames.reward_z,
+    }
+    given = replace(found, frames=frames)
+    assert frames.same_rewards == first | {other: key for key, other in again.items()}
+    assert [names for names in kinds(given) if names in ("rewards", "normality")] == ["rewards"] * 2 + ["normality"] * 2
+    one = next(drawing for drawing in drawings(given) if drawing.stem.startswith("rewards"))
+    assert "pool" not in one.setting
+    assert [text.get_text() for text in one.draw(width=3.4).texts].count("lowest draw") == 1
+
+
+def test_pools_of_other_rewards_are_not_the_same(found: Analysed) -> None:
+    assert found.frames is not None
+    spreads = found.frames.spreads
+    pools = list(dict.fromkeys(spreads["pool"]))
+    assert same_rewards(spreads) == {key: key for key in pools}
+    other = spreads[spreads["pool"] == pools[0]].assign(pool="other")
+    assert same_rewards(pd.concat([spreads, other]))["other"] == pools[0]
+    for change in ({"mu": other["mu"] + 1e-9}, {"reward.name": "another"}, {"valid": other["valid"] - 1}):
+        assert same_rewards(pd.concat([spreads, other.assign(**change)]))["other"] == "other"
 
 
 def test_pools_that_share_a_name_and_an_n_stand_alone() -> None:

@@ -344,12 +344,23 @@ def texts_of(axes: Axes) -> list[Text]:
 DRAWN: list[Callable[[float], Axes]] = [
     lambda width: reward_positions(picks(), reward_z(), width=width),
     lambda width: reward_positions(picks((8.0,)), reward_z(), width=width),
+    lambda width: reward_positions(picks((8.0,)).replace({"position": {"mu-1s": "low_draw"}}), width=width),
     draw_normality,
     lambda width: draw_training(width, pairs=11),
     lambda width: draw_unlearning(width, cells=9),
     lambda width: on_share_over_rounds(shares(), width=width),
     lambda width: stage_costs(costs(), width=width),
 ]
+
+
+def test_names_that_stand_aslant_end_over_the_caption() -> None:
+    axes = reward_positions(picks((8.0,)).replace({"position": {"mu-1s": "low_draw"}}), reward_z(), width=3.4)
+    figure = figure_of(axes)
+    figure.draw_without_rendering()
+    names = [name for name in axes.get_xticklabels() if name.get_rotation()]
+    assert "lowest draw" in [name.get_text() for name in names]
+    caption = max(text.get_window_extent().y1 for text in figure.texts if text.get_window_extent().y1 < axes.bbox.y0)
+    assert min(name.get_window_extent().y0 for name in names) > caption
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
+from analysis.captions import construction_label
 from analysis.estimates import (
     BEST,
     LOWER,
@@ -19,10 +20,11 @@ from analysis.estimates import (
     preference_table,
     with_standing,
 )
-from analysis.figures import figure_of, pair_heatmap, save, scaling_curve
-from analysis.figures.canvas import text_width, wrap
+from analysis.figures import figure_of, pair_heatmap, save, scaling_curve, scaling_multiples
+from analysis.figures.canvas import GREY, LINES, text_width, wrap
 from analysis.figures.grid import CHOSEN, REJECTED
 from analysis.published import SWEET_SPOT_SCALING
+from analysis.schema import PAIR
 from harness.errors import PrefsweepError
 from harness.positions import PAIRS
 from tests.analysis.drawn import boxes, caption_of, check_legible, coordinates, legend_of, marked
@@ -159,7 +161,7 @@ def test_heatmap_counts_pairs_outside_the_grid() -> None:
     frames = make_frames(PAIRS[:3])
     frames[0].loc[0, "pair.chosen"] = "mu+1.5s"
     axes, _ = draw(pair_heatmap, frames)
-    assert "1 pair(s) outside the grid" in caption_of(axes)
+    assert "Pairs outside the grid, in the table only: 1." in caption_of(axes)
 
 
 def test_heatmap_refuses_a_pair_that_stands_twice() -> None:
@@ -206,6 +208,65 @@ def test_scaling_curve_leaves_out_what_is_not_done_and_says_so() -> None:
     assert "Not done, so not drawn: 1." in caption_of(axes)
 
 
+def many() -> Frames:
+    """More constructions than could share one panel; one has a single n, two are one experiment at the smallest."""
+    pairs = make_frames(PAIRS[:9], sizes=(8, 16, 64))
+    frames = join(pairs, make_frames([(None, None)], construction="sweet_spot_of_a_long_name", sizes=(64,)))
+    return alias(*frames, row=3, of=0)
+
+
+def title_of(panel: Axes) -> str:
+    return panel.texts[0].get_text().replace("\n", " ").replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_each_of_many_constructions_has_a_panel_with_its_interval() -> None:
+    axes, cells = draw(scaling_curve, many())
+    panels = [panel for panel in figure_of(axes).axes if panel is not axes]
+    assert [title_of(panel) for panel in panels] == [
+        *(construction_label(cell, cells).removeprefix("position ") for _, cell in cells[cells["n"] == 8].iterrows()),
+        "sweet_spot_of_a_long_name",
+    ]
+    for panel, (pair, own) in zip(panels, cells.groupby([*PAIR], sort=False, dropna=False), strict=True):
+        solid, hollow = (coordinates(line) for line in panel.lines if line.get_marker() == "o")
+        assert sorted([*solid[1], *hollow[1]]) == pytest.approx(sorted(100 * own["win_rate"]))
+        assert list(hollow[0]) == ([8.0] if pair in PAIRS[:2] else [])
+        (interval,) = panel.collections
+        y = np.asarray(interval.get_paths()[0].vertices)[:, 1]
+        assert [y.min(), y.max()] == pytest.approx([100 * own["low"].min(), 100 * own["high"].max()])
+        grey = [line for line in panel.lines if line.get_color() == GREY]
+        assert len(grey) == len(panels) - 1
+        assert panel.get_ylim() == panels[0].get_ylim()
+    assert "each construction, or pair (chosen, rejected), with its interval" in caption_of(axes)
+
+
+def test_of_many_constructions_the_highest_and_the_lowest_have_a_colour() -> None:
+    axes, cells = draw(scaling_curve, many())
+    last = cells[cells["n"] == 64].sort_values("win_rate")
+    for (_, cell), colour, what in zip(list(last.iloc[[-1, 0]].iterrows()), LINES, ("highest", "lowest"), strict=False):
+        name = construction_label(cell, cells)
+        (line,) = (line for line in axes.lines if line.get_color() == colour)
+        assert line.get_label() == name
+        assert f"{name.removeprefix('position ')}: {what} at n = 64" in legend_of(axes)
+        panels = (panel for panel in figure_of(axes).axes if panel is not axes)
+        (panel,) = (panel for panel in panels if any(each.get_color() == colour for each in panel.lines))
+        assert title_of(panel) == name.removeprefix("position ")
+    assert "not that they stand apart" in caption_of(axes)
+
+
+def test_more_constructions_than_panels_say_where_the_intervals_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling_multiples, "MOST", 8)
+    axes, _ = draw(scaling_curve, many())
+    assert len(figure_of(axes).axes) == 1
+    assert "The table has the intervals: more than 8 constructions have no panels" in caption_of(axes)
+
+
+def test_sizes_without_room_for_a_name_keep_their_tick() -> None:
+    frames = make_frames([("max", "min")], sizes=(8, 60, 64, 68))
+    axes, _ = draw(scaling_curve, frames, width=3.4)
+    assert list(axes.get_xticks()) == [8, 60, 64, 68]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["8", "", "", "68"]
+
+
 def test_published_curves_stand_on_an_axis_of_their_own_with_their_provenance() -> None:
     frames = make_frames([("max", "min")], sizes=(8, 16, 60))
     axes, cells = draw(scaling_curve, frames, published=SWEET_SPOT_SCALING)
@@ -244,7 +305,9 @@ def test_published_numbers_are_those_of_the_notes_and_say_how_they_were_read() -
     [
         (pair_heatmap, mixed),
         (scaling_curve, scaling),
+        (scaling_curve, many),
         (partial(scaling_curve, published=SWEET_SPOT_SCALING), scaling),
+        (partial(scaling_curve, published=SWEET_SPOT_SCALING), many),
     ],
 )
 def test_no_text_is_clipped_or_overlaps(plot: Callable[..., Axes], frames: Callable[[], Frames], width: float) -> None:

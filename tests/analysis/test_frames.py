@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from analysis import schema
 from analysis.answers import ANSWERS
-from analysis.frames import expected_z, load_costs, load_picks, load_spreads, load_training
+from analysis.frames import expected_low_draw, expected_z, load_costs, load_picks, load_spreads, load_training
 from analysis.load import load_answers, load_results, load_verdicts
 from analysis.schema import check_results, check_verdicts
 from harness.errors import PrefsweepError
@@ -99,7 +101,24 @@ def test_picks_at_small_n_are_where_normal_rewards_would_be(store: Path) -> None
     [("max", 2, 0, 1.0), ("min", 2, 0, -1.0), ("max", 2, 1, 0.5**0.5), ("mu", 400, 0, 0.0), ("random", 8, 0, 0.0)],
 )
 def test_expected_z_where_it_is_known(position: str, n: int, ddof: int, z: float) -> None:
-    assert expected_z(position, n, ddof) == pytest.approx(z, abs=0.02)
+    assert expected_z(position, {n: 4}, ddof) == pytest.approx(z, abs=0.02)
+
+
+def test_expected_z_is_that_of_the_usable_rewards() -> None:
+    own = {count: expected_z("max", {count: 1}) for count in (4, 64)}
+    assert own[64] > own[4] + 0.9
+    assert expected_z("max", {4: 30, 64: 10}) == pytest.approx((3 * own[4] + own[64]) / 4, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "n", "z"),
+    [({2: 5}, 2, -1.0), ({400: 5}, 400, -1.163), ({400: 5}, 800, -0.659)],
+    ids=["all are drawn", "the least of five normals", "half of them usable"],
+)
+def test_expected_low_draw_where_it_is_known(prompts: dict[int, int], n: int, z: float) -> None:
+    """The least of 5 to 1 normals stands at -1.163, -1.029, -0.846, -0.564 and 0; of 5 draws with as many usable as
+    not, 5, 10, 10, 5 and 1 in 31 have so many."""
+    assert expected_low_draw(prompts, n, min(n, 5)) == pytest.approx(z, abs=0.03)
 
 
 def test_picks_are_beside_what_their_own_deviation_would_give(store: Path, tmp_path: Path) -> None:
@@ -114,7 +133,24 @@ def test_picks_are_beside_what_their_own_deviation_would_give(store: Path, tmp_p
 
 
 def test_what_is_no_position_has_no_expectation() -> None:
-    assert np.isnan(expected_z("low_draw", 8))
+    assert np.isnan(expected_z("mu-2s|max", {8: 1}))
+
+
+def test_picks_of_prompts_with_fewer_rewards_are_beside_what_so_many_would_give(store: Path, tmp_path: Path) -> None:
+    """Sampling that failed for half of the samples of each prompt: z cannot be as far out as n says."""
+    other = tmp_path / "other"
+    shutil.copytree(store, other)
+    for path in (other / "select").glob("*/spreads.parquet"):
+        spreads = pq.read_table(path)
+        half = pc.cast(pc.divide(spreads["valid"], 2), spreads.schema.field("valid").type)
+        pq.write_table(spreads.set_column(spreads.schema.get_field_index("valid"), "valid", half), path)
+        manifest = path.with_name("manifest.json")
+        said = json.loads(manifest.read_text())
+        said["files"][path.name]["bytes"] = path.stat().st_size
+        manifest.write_text(json.dumps(said))
+    before, after = (frame[frame["position"] == "max"].set_index("n") for frame in map(load_picks, (store, other)))
+    assert after.at[16.0, "z_expected"] == pytest.approx(before.at[8.0, "z_expected"], abs=0.01)
+    assert after["z_mean"].equals(before["z_mean"])
 
 
 def test_costs_count_shared_work_once(store: Path) -> None:

@@ -322,6 +322,9 @@ def test_overlap_matrix_has_rows_of_the_left_and_hatches_cells_without_rows() ->
     assert {"25", "50", "100"} <= {text.get_text() for text in axes.texts}
     hatched = [patch for patch in axes.patches if patch.get_hatch()]
     assert {cast(Rectangle, patch).get_xy() for patch in hatched} == {(0, 3), (3, 0)}
+    shares.iloc[[0, 1, 2, 4], 3] = 0.0  # which would stand over the hatch of the cell without rows
+    written = {int(text.get_position()[0]) for text in overlap_matrix(shares).texts}
+    assert written == {0, 1, 2, 4}
     assert "Hatched: no rows." in caption_of(axes)
     assert "counts have no interval" in caption_of(axes)
     for wrong in (

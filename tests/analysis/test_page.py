@@ -332,6 +332,26 @@ def test_page_is_used_with_the_keyboard_and_fits_a_phone(chromium: browser.Brows
     assert chromium.run("return Math.max(...[...document.querySelectorAll('svg')].map(s => s.clientWidth))") <= 390
 
 
+def test_kinds_with_one_figure_share_the_width_of_a_wide_page(chromium: browser.Browser, tmp_path: Path) -> None:
+    """A heatmap, and small multiples and a scaling curve where there are several n."""
+    path = page(make_frames([("max", "min"), ("max", "mu-2s")], sizes=(8, 16, 32)), tmp_path)
+    chromium.size(1280, 900)
+    read(chromium, path)
+    boxes = (
+        "return [...document.querySelectorAll('.kind')].map(k => [k.classList.contains('several'),"
+        " ...['x', 'y', 'width'].map(side => Math.round(k.getBoundingClientRect()[side]))])"
+    )
+    (_, left, _, whole), *alone = sorted(chromium.run(boxes), key=lambda box: not box[0])
+    assert not any(several for several, *_ in alone)
+    assert len(alone) >= 2
+    (_, x, y, width), (_, other_x, other_y, other_width) = alone[:2]
+    assert (x, y, width) == (left, other_y, other_width)
+    assert 2 * width < whole < 2.2 * width
+    assert other_x > x + width
+    chromium.size(390, 844)
+    assert {box[1] for box in chromium.run(boxes)} == {chromium.run(boxes)[0][1]}
+
+
 def test_page_prints_the_whole_table(chromium: browser.Browser, sweep: Path) -> None:
     read(chromium, sweep)
     chromium.devtools("Emulation.setEmulatedMedia", media="print")

@@ -11,10 +11,12 @@ import pytest
 from rich.console import Console
 
 from analysis.answers import ANSWERS
+from analysis.captions import labels_sentence
 from analysis.estimates import cell_intervals, estimate_cells, not_told_apart, preference_table, sort_cells
 from analysis.report import Sources, write_report
 from analysis.report.drawings import NotDrawn, reasons
-from analysis.report.sections import MOST_SENTENCES
+from analysis.report.panels import panels
+from analysis.report.sections import MOST_SENTENCES, details
 from analysis.schema import VERDICTS
 from analysis.statistics import CONSTRUCTION, THESE_MODELS
 from analysis.stores import Reading
@@ -131,7 +133,7 @@ def test_the_best_cells_of_many_settings_are_a_table(tmp_path: Path) -> None:
     (header,) = [line for line in page.splitlines() if line.startswith("| loss.beta | highest win rate")]
     rows = page[page.index(header) :].splitlines()[2 : 2 + len(betas)]
     assert [row.split(" | ")[0] for row in rows] == [f"| {beta:g}" for beta in betas]
-    sentence = re.search(r"Highest win rate ([\d.]+) %.* ([\d.]+) to ([\d.]+);", alone(tmp_path / "alone"))
+    sentence = re.search(r"Highest win rate ([\d.]+)\s%.* ([\d.]+) to ([\d.]+);", alone(tmp_path / "alone"))
     assert sentence
     assert "{} [{}, {}]".format(*sentence.groups()) in rows[0].replace("\\", "")
 
@@ -347,3 +349,24 @@ def test_command_without_results_fails_with_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_remark_about_the_judge_of_some_cells_stands_once() -> None:
+    results, verdicts = make_frames(PAIRS[:2])
+    results["judge_label"] = ["a judge", "a judge; it ranked the data"]
+    table = preference_table(results, verdicts)
+    said = labels_sentence(estimate_cells(results, table))
+    assert said.startswith("Judge: a judge; of some cells it ranked the data. Against")
+    results["judge_label"] = ["a judge", "another; it ranked the data"]
+    said = labels_sentence(estimate_cells(results, table))
+    assert said.startswith("Judge: another; it ranked the data / a judge. Against")
+
+
+def test_cells_under_a_setting_do_not_repeat_it() -> None:
+    betas = [make_frames(PAIRS[:2], settings={"loss.beta": beta}) for beta in (0.1, 0.5)]
+    results, verdicts = join(betas[0], renamed("b", betas[1]))
+    table = preference_table(results, verdicts)
+    cells = estimate_cells(results, table)
+    text = " ".join(section.body for section in details(cells, panels(cells, table), pd.DataFrame()))
+    assert "loss.beta" not in text
+    assert "n=" in text

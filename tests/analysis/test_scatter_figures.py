@@ -11,7 +11,8 @@ from matplotlib.lines import Line2D
 
 from analysis.estimates import estimate_cells, preference_table
 from analysis.figures import length_scatter, overoptimisation
-from analysis.figures.against import MOST_LABELLED, reference_length, root_ticks
+from analysis.figures.against import FLAGGED, MOST_LABELLED, reference_length, root_ticks
+from analysis.figures.canvas import INK
 from harness.positions import PAIRS
 from tests.analysis.drawn import caption_of, check_legible, coordinates, legend_of
 from tests.analysis.synthetic import alias, join, make_frames, renamed
@@ -56,7 +57,7 @@ def test_every_experiment_is_a_point_and_its_n_stands_beside_it(plot: Any, measu
     assert len(_points(axes)) == 11
     assert sorted(text.get_text() for text in axes.texts) == sorted(["8", "8", *(["16", "32", "64"] * 3)])
     assert len([part for part in axes.collections if isinstance(part, PathCollection)]) == 1
-    assert "1 cell(s) are the same experiment as one drawn." in caption_of(axes)
+    assert "Not drawn, as the same experiment is: 1 of 12 cells." in caption_of(axes)
 
 
 def test_constructions_that_share_a_pair_or_a_name_are_told_apart() -> None:
@@ -71,6 +72,29 @@ def test_constructions_that_share_a_pair_or_a_name_are_told_apart() -> None:
     check_legible(axes)
     alone = length_scatter(points(make_frames(pair, construction="ranking")), {})
     assert legend_of(alone) == ["ranking (max, min)"]
+
+
+def test_constructions_without_pairs_of_positions_have_a_colour_each() -> None:
+    names = ("max_min", "sweet_spot", "ranking")
+    frames = [renamed(name, make_frames([(None, None)], construction=name)) for name in names]
+    alone = length_scatter(points(join(*frames)), {})
+    assert len({line.get_color() for line in _points(alone)}) == 3
+    # Beside pairs colour means the rejected position.
+    among = length_scatter(points(join(make_frames([("max", "min"), ("mu", "min")]), *frames)), {})
+    named = [line.get_color() for line in _points(among) if line.get_color() == INK]
+    assert len(named) == 3
+
+
+def test_rings_of_all_points_are_said_once() -> None:
+    cells = points(make_frames(PAIRS[:3]))
+    some, every = (
+        overoptimisation(cells, dict.fromkeys(map(int, rows), 0.9)) for rows in (cells.index[:2], cells.index)
+    )
+    assert FLAGGED in legend_of(some)
+    assert FLAGGED not in legend_of(every)
+    assert not [part for part in every.collections if isinstance(part, PathCollection)]
+    assert "The answers of all cells are near-constant." in caption_of(every)
+    assert "The answers of all" not in caption_of(some)
 
 
 def test_n_of_cells_at_one_place_stand_together() -> None:
@@ -91,7 +115,7 @@ def test_of_many_points_the_size_says_n_and_points_upon_others_are_counted() -> 
     assert {"n = 8", "n = 64"} <= set(legend_of(axes))
     under = int(cells.duplicated(["kl", "win_rate"]).sum())
     assert under >= 3
-    assert f"{under} point(s) lie exactly upon another." in caption_of(axes)
+    assert f"Points exactly upon another: {under}." in caption_of(axes)
 
 
 def test_the_length_of_the_references_is_a_line_where_all_have_one() -> None:

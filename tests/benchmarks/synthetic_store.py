@@ -33,7 +33,25 @@ from tests.configs import point
 
 SIZES = (8, 16, 32, 64, 128)
 STEPS = 16
-WORDS = ("river", "stone", "answer", "garden", "window", "paper", "signal", "morning", "bridge", "colour", "music")
+ASKED = ("river", "stone", "answer", "garden", "window", "paper", "signal", "morning", "bridge", "colour", "music")
+ENDINGS = (
+    "side",
+    "work",
+    "way",
+    "light",
+    "line",
+    "land",
+    "time",
+    "board",
+    "mark",
+    "room",
+    "ward",
+    "stead",
+    "fold",
+    "ground",
+)
+WORDS = tuple(first + last for first in ASKED for last in ENDINGS)
+"""Enough that answers are no near-copies of each other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,13 +134,13 @@ def configurations(shape: Shape, folder: Path) -> Iterator[Config]:
 
 def _prompts_file(path: Path, begin: str, count: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [json.dumps({"id": f"{path.stem}-{i}", "prompt": f"{begin} {_words(i, 6)}?"}) for i in range(count)]
+    rows = [json.dumps({"id": f"{path.stem}-{i}", "prompt": f"{begin} {_words(i, 6, ASKED)}?"}) for i in range(count)]
     path.write_text("\n".join(rows) + "\n")
     return path
 
 
-def _words(seed: Any, count: int) -> str:
-    return " ".join(generator("words", seed).choice(WORDS, count))
+def _words(seed: Any, count: int, words: Sequence[str] = WORDS) -> str:
+    return " ".join(generator("words", seed).choice(words, count))
 
 
 def build(root: Path, shape: Shape | None = None, truth: Truth | None = None, sweep: str = "synthetic") -> Plan:
