@@ -71,14 +71,14 @@ def measure_answers(
     return pd.DataFrame(columns | {"prompt_id": answers["prompt_id"].to_numpy()})
 
 
-def read_answers(found: Given) -> Columns | None:
-    """`measure_answers` of a result's artifacts, as arrays; None where it has no answers yet.
+def read_answers(found: Given) -> Columns:
+    """`measure_answers` of a result's artifacts, as arrays.
 
     Args:
-        found: `respond`, `references`, `appraise` and `appraise_references`, as far as they are there.
+        found: `respond`; `references`, `appraise` and `appraise_references` as far as they are there.
     """
-    if (answers := found["respond"]) is None:
-        return None
+    answers = found["respond"]
+    assert answers is not None
     return _measured(
         answers.table("answers", ["prompt_id", "text", "tokens", "finish_reason", "kl"]),
         _of_references(_whole(found["references"])),
