@@ -71,10 +71,11 @@ def _parted(texts: Sequence[str]) -> list[str]:
     alone = np.array([_ALONE.match(character) is not None for character in characters], dtype=bool)
     letters = np.array([character.isalnum() for character in characters], dtype=bool) | alone
     points[beyond[~letters[places]]] = ord(" ")
-    single = beyond[alone[places]]
     ends = np.cumsum([len(text) for text in folded])
-    ends += 2 * np.searchsorted(single, ends)
-    whole = np.insert(points, np.concatenate([single, single + 1]), ord(" ")).tobytes().decode("utf-32-le")
+    if len(single := beyond[alone[places]]):
+        points = np.insert(points, np.concatenate([single, single + 1]), ord(" "))
+        ends += 2 * np.searchsorted(single, ends)
+    whole = points.tobytes().decode("utf-32-le")
     for place, start, end in zip(other, [0, *ends[:-1].tolist()], ends.tolist(), strict=True):
         found[place] = whole[start:end]
     return found
