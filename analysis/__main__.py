@@ -125,6 +125,7 @@ def report(
     opened = store if isinstance(store, Reading) else Reading(store)
     _check_store(opened.root)
     with Workers() as workers:
+        answers = begin_answers(opened, sweep, workers, out)  # first: they are measured meanwhile
         results = load_results(opened, sweep=sweep)
         if results.empty:
             where = f"sweep {sweep}" if sweep else "the store"
@@ -134,7 +135,7 @@ def report(
         provenance = {"sweep": sweep} if sweep else {}
         overlap, changes = load_overlap(opened, sweep), load_changes(opened, sweep)
         sources = Sources(
-            answers=begin_answers(opened, sweep, workers),
+            answers=answers,
             regressions=load_regressions(opened, sweep),
             rankings=load_rankings(opened, sweep),
             candidate_sets=(load_candidate_sets(opened, sweep), load_boundary_measurements(opened, sweep)),

@@ -5,12 +5,12 @@ The definitions are those of docs/beside-the-win-rate.md; thresholds and lists t
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from analysis.alike import count_alike
 from analysis.words import Integers, Words, joined, words_of
@@ -42,6 +42,10 @@ REFUSALS: Final = (
 _MAY_REFUSE: Final = re.compile(r"\W*(as|i|my|really|so|sorry|truly|unfortunately|very)\b", re.ASCII | re.IGNORECASE)
 """What a text of ASCII begins with where any of `REFUSALS` may be found: few do."""
 
+_BEGINNING: Final = 128
+_COMPARED: Final = 48
+"""Characters of a text that its beginning is taken from, and of those that are left without blanks."""
+
 _NO_WORD: Final = re.compile(r"^\W+")
 _SPACE: Final = re.compile(r"\s+")
 
@@ -72,10 +76,12 @@ def repetitions(words: Words) -> npt.NDArray[np.float64]:
     grams, distinct = words.codes, max(words.distinct, 1)
     for step in (1, 2):  # of words to pairs, of pairs to fours
         grams, distinct = joined(grams[: len(grams) - step], grams[step:], distinct)
-    rows = words.rows[: len(grams)]
-    whole = rows == words.rows[len(words.rows) - len(grams) :]
-    own, _ = joined(grams[whole], rows[whole], len(words.sizes))
-    repeated = np.bincount(rows[whole][pd.Series(own).duplicated()], minlength=len(words.sizes))
+    ends = np.cumsum(words.sizes)
+    for start, end in zip((ends - words.sizes).tolist(), (ends - NGRAM + 1).tolist(), strict=True):
+        grams[start : max(start, end)].sort()  # its own, without those that run into the next text
+    again = np.flatnonzero(grams[1:] == grams[:-1])
+    own = words.rows[again[words.rows[again] == words.rows[again + NGRAM]]]
+    repeated = np.bincount(own, minlength=len(words.sizes))
     return np.asarray(repeated / np.maximum(words.sizes - NGRAM + 1, 1), dtype=np.float64)
 
 
@@ -84,6 +90,21 @@ def normal_form(text: str) -> str:
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     return " ".join(text.casefold().split())
+
+
+def beginning(text: str) -> str:
+    """The first characters of a text's normal form, without blanks: where two differ, the normal forms do."""
+    start = text[:_BEGINNING]
+    if not text[: _BEGINNING + 1].isascii():
+        # Up to a character of ASCII, which never joins what stands before it.
+        last = _BEGINNING if len(text) > _BEGINNING else 0
+        while last and text[last] > "\x7f":
+            last -= 1
+        start = unicodedata.normalize("NFKC", text[:last] if last else text)
+    found = "".join(start.casefold().split())[:_COMPARED]
+    if len(found) < _COMPARED and len(text) > _BEGINNING:  # blanks, for the most part
+        return normal_form(text).replace(" ", "")[:_COMPARED]
+    return found
 
 
 def near_copies(texts: Sequence[str], found: Words | None = None) -> Integers:
@@ -98,8 +119,9 @@ def near_copies(texts: Sequence[str], found: Words | None = None) -> Integers:
     words = words_of(texts) if found is None else found
     copies = count_alike(words, COPY)
     wordless = np.flatnonzero(words.sizes == 0)
-    forms = pd.Series([normal_form(texts[row]) for row in wordless.tolist()], dtype=object)
-    copies[wordless] = forms.map(forms.value_counts()).to_numpy(dtype=np.int64)
+    forms = [normal_form(texts[row]) for row in wordless.tolist()]
+    counts = Counter(forms)
+    copies[wordless] = [counts[form] for form in forms]
     return copies
 
 

@@ -3,6 +3,7 @@
 What a column means is defined in docs/beside-the-win-rate.md.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -43,6 +44,9 @@ Given = Mapping[str, Artifact | None]
 Columns = dict[str, Any]
 """The columns of `ANSWERS` but `result`, as arrays."""
 
+Numbers = npt.NDArray[np.float64]
+"""[answers]"""
+
 
 def measure_answers(
     answers: pd.DataFrame,
@@ -67,14 +71,14 @@ def measure_answers(
     return pd.DataFrame(columns | {"prompt_id": answers["prompt_id"].to_numpy()})
 
 
-def read_answers(found: Given) -> Columns | None:
-    """`measure_answers` of a result's artifacts, as arrays; None where it has no answers yet.
+def read_answers(found: Given) -> Columns:
+    """`measure_answers` of a result's artifacts, as arrays.
 
     Args:
-        found: `respond`, `references`, `appraise` and `appraise_references`, as far as they are there.
+        found: `respond`; `references`, `appraise` and `appraise_references` as far as they are there.
     """
-    if (answers := found["respond"]) is None:
-        return None
+    answers = found["respond"]
+    assert answers is not None
     return _measured(
         answers.table("answers", ["prompt_id", "text", "tokens", "finish_reason", "kl"]),
         _of_references(_whole(found["references"])),
@@ -126,17 +130,20 @@ def _ids(index: "pd.Index[Any]") -> pa.Array:
 
 
 def _measured_references(ids: pa.Array, texts: Sequence[str]) -> _ByPrompt:
-    """Length and normal form of each reference answer."""
-    forms = np.array([answer_text.normal_form(text) for text in texts], dtype=object)
-    return _ByPrompt(ids, {"characters": np.array([len(text) for text in texts], dtype=float), "form": forms})
+    """Length, beginning and normal form of each reference answer."""
+    characters = np.array([len(text) for text in texts], dtype=float)
+    forms = {"beginning": answer_text.beginning, "form": answer_text.normal_form}
+    found = {name: np.array([form(text) for text in texts], dtype=object) for name, form in forms.items()}
+    return _ByPrompt(ids, {"characters": characters, **found})
 
 
 def _measured(answers: pa.Table, references: _ByPrompt, rewards: _ByPrompt, reference_rewards: _ByPrompt) -> Columns:
     # Arrays, not frames: a thousand models have a million answers, and frames take as long as what is measured.
     texts, ids = [str(text) for text in answers["text"].to_pylist()], answers["prompt_id"].combine_chunks()
-    words, forms = words_of(texts), np.array([answer_text.normal_form(text) for text in texts], dtype=object)
+    words = words_of(texts)
     seen = [bool(size) or not answer_text.is_empty(text) for size, text in zip(words.sizes, texts, strict=True)]
     repetition, ended, others = answer_text.repetitions(words), answers["finish_reason"].to_pylist(), references.of(ids)
+    same_as_reference, same_as_another = _same(texts, others)
     return {
         "prompt_id": ids,
         "characters": np.array([len(text) for text in texts], dtype=float),
@@ -147,8 +154,8 @@ def _measured(answers: pa.Table, references: _ByPrompt, rewards: _ByPrompt, refe
         "repetition": repetition,
         "repetitive": (repetition >= answer_text.REPETITIVE).astype(float),
         "refusal": np.array([answer_text.is_refusal(text) for text in texts], dtype=float),
-        "same_as_reference": np.where(pd.isna(others["form"]), np.nan, forms == others["form"]),
-        "same_as_another": pd.Series(forms, dtype=object).duplicated(keep=False).to_numpy(float),
+        "same_as_reference": same_as_reference,
+        "same_as_another": same_as_another,
         "near_copies": answer_text.near_copies(texts, words).astype(float),
         "reward": _finite(rewards.of(ids)["reward"]),
         "reference_reward": _finite(reference_rewards.of(ids)["reference_reward"]),
@@ -156,7 +163,19 @@ def _measured(answers: pa.Table, references: _ByPrompt, rewards: _ByPrompt, refe
     }
 
 
-def _numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+def _same(texts: Sequence[str], references: Mapping[str, npt.NDArray[Any]]) -> tuple[Numbers, Numbers]:
+    """Whether each text has the normal form of its reference, NaN without one, and that of another text."""
+    begun = np.array([answer_text.beginning(text) for text in texts], dtype=object)
+    maybe = pd.Series(begun, dtype=object).duplicated(keep=False).to_numpy() | (begun == references["beginning"])
+    # Most begin as no other does: their normal forms, which take longer, need not be known.
+    forms = np.array([answer_text.normal_form(text) for text in itertools.compress(texts, maybe)], dtype=object)
+    reference, another = np.zeros(len(texts)), np.zeros(len(texts))
+    reference[maybe] = forms == references["form"][maybe]
+    another[maybe] = pd.Series(forms, dtype=object).duplicated(keep=False)
+    return np.where(pd.isna(references["form"]), np.nan, reference), another
+
+
+def _numbers(column: pa.ChunkedArray) -> Numbers:
     """NaN where there is none."""
     return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
 
@@ -198,5 +217,5 @@ def _by_prompt(artifact: Artifact, table: str, column: str) -> "pd.Series[Any]":
     return frame.set_index("prompt_id")[column]
 
 
-def _finite(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _finite(values: Numbers) -> Numbers:
     return np.where(np.isfinite(values), values, np.nan)

@@ -19,6 +19,7 @@ from scipy import sparse
 
 from analysis import answers, schema
 from analysis.exported import exported
+from analysis.kept_measures import content_of, keep, read_kept
 from analysis.parallel import Workers
 from analysis.recorded import each_point
 from analysis.result_rows import cell_key, machine_time, result_row
@@ -93,8 +94,12 @@ def load_answers(store: Stores, sweep: str | None = None) -> pd.DataFrame:
         return begin_answers(store, sweep, workers)()
 
 
-def begin_answers(store: Stores, sweep: str | None, workers: Workers) -> Callable[[], pd.DataFrame]:
+def begin_answers(
+    store: Stores, sweep: str | None, workers: Workers, kept: Path | None = None
+) -> Callable[[], pd.DataFrame]:
     """`load_answers`, begun: where there are many, `workers` measure them until the frame is asked for.
+
+    In the folder `kept` what was measured stays for the next time (`analysis.kept_measures`).
 
     Raises:
         StoreError: no store there, or no such sweep.
@@ -102,19 +107,26 @@ def begin_answers(store: Stores, sweep: str | None, workers: Workers) -> Callabl
     if (folder := exported(store)) is not None:
         return partial(folder.frame, "answers", answers.ANSWERS, sweep)
     # Cells of equal content share their answers, which are read and measured once.
-    folders: dict[str, tuple[Path | None, ...]] = {}
-    given: dict[tuple[Path | None, ...], answers.Given] = {}
+    contents: dict[str, str] = {}
+    given: dict[str, answers.Given] = {}
+    absent: dict[str, bool] = {}
     for opened, key, point in each_point(store, sweep):
         found = _answered(opened, point)
-        folders[key] = tuple(artifact.folder if artifact else None for artifact in found.values())
-        given.setdefault(folders[key], found)
-    under_way = workers.map(answers.read_answers, list(given.values()), least=_MANY)
+        absent[key] = found["respond"] is None
+        if not absent[key]:
+            contents[key] = content_of(found)
+            given.setdefault(contents[key], found)
+    known = read_kept(kept) if kept is not None else {}
+    unknown = [content for content in given if content not in known]
+    under_way = workers.map(answers.read_answers, [given[content] for content in unknown], least=_MANY)
 
     def finish() -> pd.DataFrame:
-        measured = dict(zip(given, under_way, strict=True))
-        own = {key: measured[folder] for key, folder in folders.items()}
-        frame = answers.answers_frame({key: columns for key, columns in own.items() if columns is not None})
-        return _without(frame, {key: columns is None for key, columns in own.items()}, "answers")
+        measured = {content: known[content] for content in given if content in known}
+        measured |= zip(unknown, under_way, strict=True)
+        if kept is not None and measured.keys() != known.keys():
+            keep(kept, measured)
+        frame = answers.answers_frame({key: measured[content] for key, content in contents.items()})
+        return _without(frame, absent, "answers")
 
     return finish
 

@@ -12,11 +12,20 @@ import pyarrow as pa
 
 Integers = npt.NDArray[np.int64]
 
-_WORD: Final = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
-"""A word; where a script leaves no blanks between words (Chinese, Japanese), each character."""
+_ALONE: Final = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+"""Where a script leaves no blanks between words (Chinese, Japanese), each character is one."""
 
 _LETTERS: Final = bytes(byte if byte > 127 or chr(byte).isalnum() else 32 for byte in bytes(range(256)).lower())
 """By byte of UTF-8: itself in lower case, or a blank where it is of no word."""
+
+_SHORT: Final = 8
+"""Bytes of a word that fit into one number."""
+
+_BYTES: Final = np.array([2 ** (8 * size) - 1 for size in range(_SHORT + 1)], dtype="<u8")
+"""By size of a word: what of such a number is its own."""
+
+_LONG: Final = np.uint64(0xFF << 56)
+"""Added to the number of a longer word: no byte of UTF-8 is 0xFF."""
 
 _LARGEST: Final = 2**62
 
@@ -36,38 +45,55 @@ class Words:
 
 
 def words_of(texts: Sequence[str]) -> Words:
-    """The words of each of the texts."""
-    # A text of ASCII is split as bytes below; of any other its words are put there, apart by blanks.
-    given = [text if text.isascii() else " ".join(_WORD.findall(text.casefold())) for text in texts]
-    encoded = [text.encode() for text in given]
+    """The words of each of the texts: letters and digits that stand together, of all scripts."""
+    encoded = [text.encode() for text in _parted(texts)]
     ends = np.cumsum([len(text) + 1 for text in encoded], dtype=np.int64)
-    data = np.frombuffer(b" ".join([b"", *encoded, b""]).translate(_LETTERS), dtype=np.uint8)
-    letter = data != ord(" ")
-    edges = np.flatnonzero(letter[1:] != letter[:-1])
-    starts, stops = edges[::2], edges[1::2]
-    offsets = np.concatenate([[0], np.cumsum(stops - starts)]).astype(np.int64)
-    found = pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), len(starts), [None, pa.py_buffer(offsets), pa.py_buffer(data[letter])]
-    ).dictionary_encode()
+    whole = b" ".join([b"", *encoded, b" " * _SHORT]).translate(_LETTERS)
+    letter = np.frombuffer(whole, dtype=np.uint8) != ord(" ")
+    edges = np.flatnonzero(letter[1:] != letter[:-1]) + 1
+    starts, lengths = edges[::2].copy(), edges[1::2] - edges[::2]
+    codes, distinct = _numbered(whole, starts, lengths)
     sizes = np.diff(np.searchsorted(starts, ends), prepend=0)
-    return Words(
-        codes=found.indices.to_numpy().astype(np.int64),
-        rows=np.repeat(np.arange(len(texts)), sizes),
-        sizes=sizes,
-        distinct=len(found.dictionary),
-    )
+    return Words(codes=codes, rows=np.repeat(np.arange(len(texts)), sizes), sizes=sizes, distinct=distinct)
 
 
-def numbers_before(words: Words) -> Integers:
-    """How often each word stood in its text before, [words]."""
-    # In the order of the words, and of the texts within; of two bytes, numbers are sorted in one go.
-    codes = words.codes.astype(np.uint16) if words.distinct <= 2**16 else words.codes
-    order = np.argsort(codes, kind="stable")
-    changes = (np.diff(words.codes[order]) != 0) | (np.diff(words.rows[order]) != 0)
-    first = np.flatnonzero(np.concatenate([np.ones(min(1, len(order)), dtype=bool), changes]))
-    found = np.empty(len(order), dtype=np.int64)
-    found[order] = np.arange(len(order)) - np.repeat(first, np.diff(first, append=len(order)))
+def _parted(texts: Sequence[str]) -> list[str]:
+    """The texts; those that hold more than ASCII in lower case, and beyond it only letters that blanks part."""
+    found = list(texts)
+    other = [place for place, text in enumerate(found) if not text.isascii()]
+    if not other:
+        return found
+    folded = [found[place].casefold() for place in other]
+    points = np.frombuffer("".join(folded).encode("utf-32-le", "surrogatepass"), dtype="<u4").copy()
+    beyond = np.flatnonzero(points > 127)
+    distinct, places = np.unique(points[beyond], return_inverse=True)
+    characters = [chr(point) for point in distinct.tolist()]
+    alone = np.array([_ALONE.match(character) is not None for character in characters], dtype=bool)
+    letters = np.array([character.isalnum() for character in characters], dtype=bool) | alone
+    points[beyond[~letters[places]]] = ord(" ")
+    ends = np.cumsum([len(text) for text in folded])
+    if len(single := beyond[alone[places]]):
+        points = np.insert(points, np.concatenate([single, single + 1]), ord(" "))
+        ends += 2 * np.searchsorted(single, ends)
+    whole = points.tobytes().decode("utf-32-le")
+    for place, start, end in zip(other, [0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+        found[place] = whole[start:end]
     return found
+
+
+def _numbered(whole: bytes, starts: Integers, lengths: Integers) -> tuple[Integers, int]:
+    """A number for each of the words that start there, and how many different ones there are."""
+    # Eight bytes from each byte on: most words are their own number then, and need no table of texts.
+    eights = np.ndarray(len(whole) - _SHORT + 1, dtype="<u8", buffer=whole, strides=(1,))
+    values = eights[starts] & _BYTES[np.minimum(lengths, _SHORT)]
+    long = np.flatnonzero(lengths > _SHORT)
+    offsets = np.concatenate([[0], np.cumsum(lengths[long])]).astype(np.int64)
+    places = np.arange(offsets[-1]) + np.repeat(starts[long] - offsets[:-1], lengths[long])
+    texts = [None, pa.py_buffer(offsets), pa.py_buffer(np.frombuffer(whole, dtype=np.uint8)[places])]
+    found = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(long), texts).dictionary_encode()
+    values[long] = found.indices.to_numpy().astype(np.uint64) | _LONG
+    codes, distinct = pd.factorize(values)
+    return codes, len(distinct)
 
 
 def joined(first: Integers, second: Integers, distinct: int) -> tuple[Integers, int]:

@@ -18,6 +18,7 @@ from analysis.candidate_sets import (
     load_set_differences,
 )
 from analysis.frames import load_picks, load_spreads
+from analysis.kept_measures import NAME
 from analysis.load import load_results
 from analysis.rounds import load_on_share
 from harness import app, candidates
@@ -173,6 +174,7 @@ def test_both_sets_are_described_and_compared(shares: tuple[Path, str]) -> None:
 def test_the_report_has_a_section_and_compares_the_shares(shares: tuple[Path, str], tmp_path: Path) -> None:
     store, _ = shares
     paths = report(store, None, tmp_path / "report")
+    assert (tmp_path / "report" / NAME).is_file()
     assert {"candidate_sets.csv", "boundary.csv"} <= {path.name for path in paths}
     text = (tmp_path / "report" / "report.md").read_text()
     assert "## Candidate sets" in text

@@ -16,6 +16,7 @@ from analysis.answer_text import (
     COPY,
     NEAR_CONSTANT,
     REFUSALS,
+    beginning,
     is_empty,
     is_refusal,
     near_copies,
@@ -23,7 +24,7 @@ from analysis.answer_text import (
     repetition,
     repetitions,
 )
-from analysis.words import joined, numbers_before, words_of
+from analysis.words import joined, words_of
 
 SHARED = Path(os.environ.get("PREFSWEEP_SHARED", Path(__file__).parents[3] / "shared"))
 OUTPUTS = SHARED / "data" / "alpaca_eval" / "outputs"
@@ -136,11 +137,12 @@ def test_near_copies_are_those_of_the_definition(texts: list[str]) -> None:
     assert near_copies(texts).tolist() == copies_by_definition(texts)
 
 
-@pytest.fixture(params=["pairs", "all"])
+@pytest.fixture(params=["pairs", "all", "all that share words"])
 def large(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done with too many words for a dense table: likely pairs are looked at, or all where those are many."""
     monkeypatch.setattr("analysis.alike._DENSE", -1)
-    monkeypatch.setattr("analysis.alike._LIKELY", 10**6 if request.param == "pairs" else -1)
+    monkeypatch.setattr("analysis.alike._LIKELY", -1 if request.param == "all" else 10**6)
+    monkeypatch.setattr("analysis.alike._CHANCES", 10**6 if request.param == "pairs" else -1)
 
 
 @pytest.mark.usefixtures("large")
@@ -153,7 +155,8 @@ def test_near_copies_of_many_words_are_those_of_the_definition(texts: list[str],
     for size in range(3):  # the first text with some words left out: as near as it may just be, or not be
         left = data.draw(st.sets(st.integers(0, max(0, len(words) - 1)), max_size=len(words) // 2 + size))
         texts.append(" ".join(word for place, word in enumerate(words) if place not in left))
-    assert near_copies(texts).tolist() == copies_by_definition(texts)
+    for own in (texts, texts[::-1]):
+        assert near_copies(own).tolist() == copies_by_definition(own)
 
 
 @pytest.mark.skipif(not OUTPUTS.is_dir(), reason="no AlpacaEval 2 data (PREFSWEEP_SHARED)")
@@ -169,16 +172,21 @@ def test_the_published_constant_model_is_flagged_and_no_other() -> None:
     assert max(shares.values()) < NEAR_CONSTANT / 10
 
 
+SIGNS = "aB1_ .,\n\u00e9\u00df\u0130\u4f60\u3042\uf900\u0301\u212a\ufb01\u2019\U0001f600\ud800\x00"
 TEXTS = st.lists(
-    st.text(alphabet=st.sampled_from("aB1_ .,\n\u00e9\u00df\u0130\u4f60\u3042\u0301\x00"), max_size=40), max_size=6
+    st.text(alphabet=st.sampled_from(SIGNS), max_size=40)
+    | st.lists(
+        st.sampled_from(["twelve", "twelvest", "twelvestone", "twelvestore", "\u0437\u0434\u0435\u0441\u044c", "a"])
+    ).map(" ".join),
+    max_size=6,
 )
-"""Words of several scripts, with what parts them and what does not."""
+"""Words of several scripts, with what parts them and what does not, and long ones that begin alike."""
 
 
 def plainly(text: str) -> list[str]:
     """The words of a text, by their definition."""
     alone = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    return re.findall(rf"[{alone}]|[^\W_\u3040-\u30ff\u3400-\u9fff]+", text.casefold())
+    return re.findall(rf"[{alone}]|[^\W_{alone}]+", text.casefold())
 
 
 @given(TEXTS)
@@ -188,8 +196,6 @@ def test_words_are_numbers_that_equal_words_share(texts: list[str]) -> None:
     assert found.rows.tolist() == [row for row, own in enumerate(expected) for _ in own]
     flat = [word for own in expected for word in own]
     assert len(set(zip(flat, found.codes.tolist(), strict=True))) == len(set(flat)) == found.distinct
-    before = [own[:place].count(word) for own in expected for place, word in enumerate(own)]
-    assert numbers_before(found).tolist() == before
 
 
 @given(TEXTS)
@@ -202,12 +208,20 @@ def test_repetition_in_arrays_is_that_of_the_definition(texts: list[str]) -> Non
 def test_more_words_than_fit_into_two_bytes_and_products_that_fit_into_no_number() -> None:
     texts = [" ".join(f"w{place}" for place in range(70_000)), "w1 w2 w3 w4 w1 w2 w3 w4", "w5 w5 w5"]
     words = words_of(texts)
-    assert numbers_before(words)[70_000:].tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 0, 1, 2]
     assert repetitions(words).tolist() == [0.0, 0.2, 0.0]
     large = np.array([2**61, 5, 2**61], dtype=np.int64)
     numbers, bound = joined(large, np.array([0, 0, 1], dtype=np.int64), 2)
     assert len(set(numbers.tolist())) == 3
     assert numbers.max() < bound == 4
+
+
+@given(st.text(alphabet=st.sampled_from(SIGNS), max_size=200), st.integers(0, 140))
+def test_texts_of_one_normal_form_begin_alike(text: str, more: int) -> None:
+    whole = "a" * more + text
+    expected = normal_form(whole).replace(" ", "")
+    found = beginning(whole)
+    assert expected.startswith(found)
+    assert len(found) == min(len(expected), 48)
 
 
 @settings(max_examples=50)

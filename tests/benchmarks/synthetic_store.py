@@ -29,6 +29,7 @@ from harness.progress import Reporter
 from harness.stages import Context, Outcome, pairs, prompts, select
 from harness.stages.pairs import why_empty
 from harness.store import Rows, Store
+from tests.benchmarks.synthetic_texts import draw_texts
 from tests.configs import point
 
 SIZES = (8, 16, 32, 64, 128)
@@ -90,6 +91,8 @@ class Shape:
     seeds: int = 3
     prompts: int = 16
     instructions: int = 200
+    characters: int = 0
+    """Mean length of the models' answers, as real ones are written; 0: 20 to 59 of eleven words."""
     failed: int = 0
     """Trainings that failed, the last ones of the plan."""
     missing: int = 0
@@ -154,7 +157,7 @@ def build(root: Path, shape: Shape | None = None, truth: Truth | None = None, sw
     store = Store(root).prepare()
     plan = make_plan(configs, store)
     record.write(plan, sweep, "synthetic", store)
-    stages = _Stages(truth)
+    stages = _Stages(truth, shape.characters)
     last = len(plan.points) - shape.failed
     unfinished = {
         n.key: number >= last for number, p in enumerate(plan.points) for n in _withheld(p.nodes, number, last, shape)
@@ -192,8 +195,8 @@ def _is_empty(store: Store, node: Node) -> bool:
 class _Stages:
     """Every stage, with models replaced by draws."""
 
-    def __init__(self, truth: Truth) -> None:
-        self.truth = truth
+    def __init__(self, truth: Truth, characters: int) -> None:
+        self.truth, self.characters = truth, characters
         self.real: Mapping[str, Any] = {"prompts": prompts, "select": select, "pairs": pairs}
 
     def stage(self, name: str) -> Any:
@@ -290,11 +293,9 @@ class _Stages:
         model = context.input("model").manifest
         given = context.input("instructions").table("prompts").to_pylist()
         rng = generator("answers", model.key)
-        lengths, drawn = rng.integers(20, 60, len(given)), rng.integers(0, len(WORDS), (len(given), 60)).tolist()
         rows = []
-        for r, length, words in zip(given, lengths, drawn, strict=True):
-            tokens = words[:length]
-            own = _response(r["prompt_id"], " ".join(WORDS[token] for token in tokens), tokens)
+        for r, (text, tokens) in zip(given, _answers(rng, len(given), self.characters), strict=True):
+            own = _response(r["prompt_id"], text, tokens)
             kl = 0.5 if model.stage == "train" else 0.0
             rows.append(own | {"instruction": r["messages"][-1]["content"], "kl": kl})
         tables.write(tables.build(tables.ANSWERS, rows), _folder(context, "answers") / "00000.parquet")
@@ -373,6 +374,14 @@ class _Stages:
 class _Stage:
     run: Callable[[Context, Any], Outcome]
     VERSION: int = 1
+
+
+def _answers(rng: np.random.Generator, count: int, characters: int) -> list[tuple[str, list[int]]]:
+    if characters:
+        return draw_texts(rng, count, characters)
+    lengths, drawn = rng.integers(20, 60, count), rng.integers(0, len(WORDS), (count, 60)).tolist()
+    own = [words[:length] for length, words in zip(lengths, drawn, strict=True)]
+    return [(" ".join(WORDS[token] for token in tokens), tokens) for tokens in own]
 
 
 def _folder(context: Context, name: str) -> Path:
