@@ -4,6 +4,7 @@ import json
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -246,6 +247,7 @@ class _Group:
         self.adapters: dict[Any, int] = {}
         self._news: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.engines: list[_Engine] = []
+        begun = time.monotonic()
         try:
             for devices in setup.parallel.groups:
                 self.engines.append(_Engine(setup, model, devices, self._news))
@@ -255,6 +257,7 @@ class _Group:
         except BaseException:
             self.end()
             raise
+        _STARTING.append(time.monotonic() - begun)
 
     @property
     def alive(self) -> bool:
@@ -358,6 +361,9 @@ def _finish(reason: str | None) -> str:
 _RUNNING: list[_Group] = []
 """At most one: what this process keeps for its next node."""
 
+_STARTING: list[float] = []
+"""Seconds that each group took to be ready."""
+
 
 def _group_for(model: Weights, needed: int) -> _Group:
     """The running group where it can do the work, or a new one."""
@@ -431,6 +437,11 @@ def running() -> str:
     if not _RUNNING:
         raise PrefsweepError("no vLLM engine runs")
     return _RUNNING[0].engines[0].version
+
+
+def seconds_starting() -> float:
+    """Seconds for which this process has waited for engines to be ready so far: a node's own are a difference."""
+    return sum(_STARTING)
 
 
 def rest() -> None:

@@ -101,7 +101,7 @@ def _with_vllm(context: Context, spec: VllmSpec) -> Outcome:
     todo = sorted(fitting.keys() - done, key=lambda i: (-len(fitting[i]), i))
     requests = [generation.Request(i, fitting[i], (spec.seed, i, spec.sample_block)) for i in todo]
     weights = vllm_engine.Weights(path=path, dtype=spec.dtype, trust_remote_code=spec.trust_remote_code)
-    total, engine = len(fitting) * spec.samples, ""
+    total, engine, begun = len(fitting) * spec.samples, "", vllm_engine.seconds_starting()
     with (
         context.reporter.task(context.label, total, "responses", len(done) * spec.samples) as task,
         tables.Shards(folder, tables.RESPONSES) as shards,
@@ -118,7 +118,8 @@ def _with_vllm(context: Context, spec: VllmSpec) -> Outcome:
             engine = vllm_engine.running()
             shards.add([_row(tokenizer, r, spec) for r in responses])
             task.advance(len(responses))
-    return _finish(context, spec, fitting, too_long, {"engine": engine or None})
+    starting = round(vllm_engine.seconds_starting() - begun, 1)
+    return _finish(context, spec, fitting, too_long, {"engine": engine or None, "engine_start_seconds": starting})
 
 
 def _fitting(context: Context, spec: Spec | VllmSpec, tokenizer: Any, config: Any) -> tuple[dict[str, list[int]], int]:

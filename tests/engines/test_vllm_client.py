@@ -78,6 +78,7 @@ def test_a_running_engine_takes_other_weights_of_the_same_architecture(fake_vllm
         _draw(_weights(model), REQUESTS[:2])
     assert len(_told(fake_vllm, "start")) == 1
     assert _told(fake_vllm, "reload_weights") == [[str(trained)], [str(base)]]
+    assert _told(fake_vllm, "worker") == [["pack_head"], ["pack_head"]]
     assert len(_told(fake_vllm, "reset")) == 2
 
 
