@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -137,14 +137,14 @@ def stop(name: str) -> None:
 class Work:
     """What a store's artifacts took, by stage; an alias took nothing."""
 
-    seconds: Counter[str]
-    starts: Counter[str]
+    seconds: dict[str, float]
+    starts: dict[str, float]
     """Of it, seconds in which an engine got ready."""
 
 
 def work(*roots: Path) -> Work:
     """Seconds of work in stores: of GPUs where they were held, else of processes."""
-    found = Work(Counter(), Counter())
+    found = Work(defaultdict(float), defaultdict(float))
     for path in sorted(path for root in roots for path in root.glob("*/*/manifest.json")):
         manifest = json.loads(path.read_text())
         if manifest["alias_of"] is None:
@@ -218,9 +218,9 @@ def show(given: argparse.Namespace, folder: Path, steps: Steps, plain: dict[str,
     print(f"\n{f'{unit} by stage':<28}{'the grid':>10}{'21 alone':>12}{'ratio':>8}   ({given.alone} timed alone)")
     for stage, seconds in grid.seconds.items():
         print(_line(stage, seconds, many.get(stage, 0.0)))
-    totals = grid.seconds.total(), sum(many.values())
+    totals = sum(grid.seconds.values()), sum(many.values())
     print(_line("all", *totals))
-    print(_line("  engines' starts, of it", grid.starts.total(), alone.starts.total() * scale))
+    print(_line("  engines' starts, of it", sum(grid.starts.values()), sum(alone.starts.values()) * scale))
     print(_line("wall clock", walls["grid"], sum(walls[name] for name in names(given)) * scale))
     print(f"the whole grid: {walls['grid'] / 60:.1f} minutes{f', in {calls} calls' if calls > 1 else ''}")
     ratios = {"pipelines": totals[1] / totals[0], **training_and_answering(grid, plain, unit)}
