@@ -131,7 +131,7 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None,
         there = f"{count} models and data sets are in the hub's cache"
         reporter.line(there if count else "nothing that is to do comes from a hub")
         return 0
-    preflight.check((n for n in plan.nodes.values() if store.find(n.stage, n.key) is None), store, options.cluster)
+    preflight.check(plan.nodes.values(), store, options.cluster)
     counts = dry_run.counts(plan, store)
     _check_size(counts, options)
     store.prepare()

@@ -8,6 +8,7 @@ from harness.config import ClusterConfig
 from harness.errors import ConfigError
 from harness.judges import vllm_local
 from harness.plan import Node
+from harness.resources.demand import model_input
 from harness.resources.models import architecture_of
 from harness.stages import respond, sample
 from harness.store import Store
@@ -15,20 +16,20 @@ from harness.store import Store
 _KEYS = {"sample": "sampler.max_new_tokens", "respond": "evaluate.max_new_tokens"}
 """What says how long a response may be."""
 
+_GENERATING = sample.Spec | sample.VllmSpec | respond.Spec | respond.VllmSpec
 
-def check(todo: Iterable[Node], store: Store, cluster: ClusterConfig | SlurmConfig) -> None:
+
+def check(nodes: Iterable[Node], store: Store, cluster: ClusterConfig | SlurmConfig) -> None:
     """Refuse what could not be done at its end.
-
-    Args:
-        todo: nodes that are not done.
 
     Raises:
         ConfigError: vLLM is wanted and not there, or is to have more GPUs than there are; or a response alone fills the
             context of a model whose config can be read already.
     """
-    nodes = list(todo)
-    _check_vllm([node for node in nodes if _runs_vllm(node)], cluster)
-    _check_contexts(nodes, store)
+    concerned = [node for node in nodes if isinstance(node.spec, _GENERATING) or _runs_vllm(node)]
+    todo = [node for node in concerned if store.find(node.stage, node.key) is None]
+    _check_vllm([node for node in todo if _runs_vllm(node)], cluster)
+    _check_contexts(todo, store)
 
 
 def _runs_vllm(node: Node) -> bool:
@@ -70,9 +71,9 @@ def _check_gpus(stages: Sequence[str], cluster: ClusterConfig | SlurmConfig) -> 
 def _check_contexts(nodes: Sequence[Node], store: Store) -> None:
     """A response that leaves no room for its prompt."""
     for node in nodes:
-        spec = node.spec
-        if isinstance(spec, sample.Spec | sample.VllmSpec | respond.Spec | respond.VllmSpec):
-            model = architecture_of(node.inputs["policy" if node.stage == "sample" else "reference"][0], store)
+        spec, policy = node.spec, model_input(node)
+        if policy is not None and isinstance(spec, _GENERATING):
+            model = architecture_of(policy, store)
             if model is not None and 0 < model.context <= spec.max_new_tokens:
                 raise ConfigError(
                     f"{_KEYS[node.stage]}: {spec.max_new_tokens} leaves no room for a prompt in the policy's context "
