@@ -247,7 +247,6 @@ class _Group:
         self.adapters: dict[Any, int] = {}
         self._news: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.engines: list[_Engine] = []
-        begun = time.monotonic()
         try:
             for devices in setup.parallel.groups:
                 self.engines.append(_Engine(setup, model, devices, self._news))
@@ -257,7 +256,6 @@ class _Group:
         except BaseException:
             self.end()
             raise
-        _STARTING.append(time.monotonic() - begun)
 
     @property
     def alive(self) -> bool:
@@ -361,9 +359,6 @@ def _finish(reason: str | None) -> str:
 _RUNNING: list[_Group] = []
 """At most one: what this process keeps for its next node."""
 
-_STARTING: list[float] = []
-"""Seconds that each group took to be ready."""
-
 
 def _group_for(model: Weights, needed: int) -> _Group:
     """The running group where it can do the work, or a new one."""
@@ -379,7 +374,9 @@ def _group_for(model: Weights, needed: int) -> _Group:
     if not _RUNNING:
         limit = int(weights.config(model.path).get("max_position_embeddings", needed))
         rounded = min(limit, -(-needed // _ROUND) * _ROUND)
+        begun = time.monotonic()
         _RUNNING.append(_Group(replace(wanted, context=max(needed, rounded)), model))
+        _STARTING.append(time.monotonic() - begun)
     return _RUNNING[0]
 
 
@@ -439,11 +436,6 @@ def running() -> str:
     return _RUNNING[0].engines[0].version
 
 
-def seconds_starting() -> float:
-    """Seconds for which this process has waited for engines to be ready so far: a node's own are a difference."""
-    return sum(_STARTING)
-
-
 def rest() -> None:
     """Give the GPUs' memory to what comes next; the engine wakes up when it is needed again."""
     if not _RUNNING:
@@ -458,3 +450,12 @@ def close() -> None:
     """End the engines of this process."""
     while _RUNNING:
         _RUNNING.pop().end()
+
+
+_STARTING: list[float] = []
+"""Seconds that each group took to be ready."""
+
+
+def seconds_starting() -> float:
+    """Seconds for which this process has waited for engines to be ready so far: a node's own are a difference."""
+    return sum(_STARTING)

@@ -92,7 +92,7 @@ def _with_vllm(context: Context, spec: VllmSpec) -> Outcome:
     """Keep the engine fed, and write down what comes back; only what is neither written nor back is lost by an end."""
     from harness.engines import generation, models, vllm_engine
 
-    path = context.input("policy").model_path
+    path, begun = context.input("policy").model_path, vllm_engine.seconds_starting()
     tokenizer, stops = models.load_tokenizer(path, spec.trust_remote_code)
     fitting, too_long = _fitting(context, spec, tokenizer, models.load_config(path, spec.trust_remote_code))
     folder = context.work / "responses"
@@ -101,7 +101,7 @@ def _with_vllm(context: Context, spec: VllmSpec) -> Outcome:
     todo = sorted(fitting.keys() - done, key=lambda i: (-len(fitting[i]), i))
     requests = [generation.Request(i, fitting[i], (spec.seed, i, spec.sample_block)) for i in todo]
     weights = vllm_engine.Weights(path=path, dtype=spec.dtype, trust_remote_code=spec.trust_remote_code)
-    total, engine, begun = len(fitting) * spec.samples, "", vllm_engine.seconds_starting()
+    total, engine = len(fitting) * spec.samples, ""
     with (
         context.reporter.task(context.label, total, "responses", len(done) * spec.samples) as task,
         tables.Shards(folder, tables.RESPONSES) as shards,
