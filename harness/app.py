@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import dry_run, execute, prefetch, record
+from harness import dry_run, execute, prefetch, preflight, record
 from harness.cluster import SlurmConfig, check_slurm, check_vllm
 from harness.config import ClusterConfig, Config, RunOptions, check, read, trains
 from harness.errors import ConfigError
@@ -136,7 +136,7 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None,
         there = f"{count} models and data sets are in the hub's cache"
         reporter.line(there if count else "nothing that is to do comes from a hub")
         return 0
-    _check_vllm(plan, store, options.cluster)
+    preflight.check(plan.nodes.values(), store, options.cluster)
     counts = dry_run.counts(plan, store)
     _check_size(counts, options)
     store.prepare()
@@ -170,21 +170,6 @@ def _check_tasks(plan: Plan, store: Store, config: Config, options: RunOptions) 
         from harness.engines import lm_eval
 
         lm_eval.check_tasks(options.cluster.python.lm_eval, sorted(todo), config.regressions.include)
-
-
-def _check_vllm(plan: Plan, store: Store, cluster: ClusterConfig | SlurmConfig) -> None:
-    """Refuse to begin without vLLM where it is to generate; jobs' probe looks at one that is named for them.
-
-    Raises:
-        ConfigError: there is no such interpreter, or no vLLM; says how to install it.
-    """
-    if isinstance(cluster, SlurmConfig) and cluster.python.vllm is not None:
-        return
-    generating = (n for n in plan.nodes.values() if n.stage in ("sample", "respond"))
-    if any(getattr(n.spec, "engine", "") == "vllm" and store.find(n.stage, n.key) is None for n in generating):
-        from harness.engines import process, vllm_server
-
-        process.interpreter(cluster.python.vllm, "vllm", vllm_server.KEY, vllm_server.INSTALL)
 
 
 def _check_size(counts: dry_run.Outline, options: RunOptions) -> None:

@@ -348,9 +348,40 @@ def test_folders_of_the_working_folder_are_no_config_groups(tmp_path: Path) -> N
     assert ended.points() == 2
 
 
-@pytest.mark.parametrize("wanted", ["sampler=vllm", "evaluate.engine=vllm"])
-def test_without_vllm_nothing_begins_that_it_is_to_generate(tmp_path: Path, wanted: str) -> None:
-    given = composed(wanted, f"store={tmp_path}/store", "cluster.python.vllm=/bin/false")
+@pytest.mark.parametrize("wanted", ["sampler=vllm", "evaluate.engine=vllm", "judge=vllm_local"])
+def test_without_vllm_nothing_begins_that_it_is_to_do(tmp_path: Path, wanted: str, tiny_policy: Path) -> None:
+    model = ["judge.model.source=local", f"judge.model.id={tiny_policy}"] if wanted.startswith("judge") else []
+    given = composed(wanted, *model, f"store={tmp_path}/store", "cluster.python.vllm=/bin/false")
     with pytest.raises(ConfigError, match=r"^cluster\.python\.vllm: /bin/false is no Python interpreter"):
         app.run([given], Reporter(Console(file=io.StringIO())))
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("sampler=vllm", "cluster.vllm.tensor_parallel=2"), "and a process has 1$"),
+        (
+            ("evaluate.engine=vllm", "cluster=local", "cluster.vllm.tensor_parallel=2"),
+            r"and a process has 1 of the 2 of this machine \(cluster\.gpus_per_worker\)$",
+        ),
+        (
+            ("sampler=vllm", "cluster=slurm", "cluster.stages.sample.gpus=2", "cluster.vllm.tensor_parallel=4"),
+            r"and a job of sample has 2 \(cluster\.stages\.sample\.gpus\)$",
+        ),
+    ],
+)
+def test_more_gpus_than_a_process_has_are_refused_at_once(
+    given: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1" if "cluster=local" in given else "0")
+    with pytest.raises(ConfigError, match=rf"^cluster\.vllm\.tensor_parallel: [24] GPUs are asked for, .*{said}"):
+        run(tmp_path / "store", *given)
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("key", ["sampler.max_new_tokens", "evaluate.max_new_tokens"])
+def test_a_response_that_fills_the_context_is_refused_at_once(tmp_path: Path, tiny_policy: Path, key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{key}: 1024 leaves no room for a prompt in the policy's context of 1024"):
+        run(tmp_path / "store", "policy=local", f"policy.id={tiny_policy}", f"{key}=1024")
     assert not (tmp_path / "store").exists()

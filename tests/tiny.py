@@ -9,12 +9,19 @@ TEMPLATE = (
 
 
 def save_tiny_policy(
-    folder: Path, *, template: str | None = TEMPLATE, context: int = 1024, seed: int = 0, tied: bool = False
+    folder: Path,
+    *,
+    template: str | None = TEMPLATE,
+    context: int = 1024,
+    seed: int = 0,
+    tied: bool = False,
+    width: int = 32,
 ) -> Path:
     """Save a two-layer Llama with byte-level tokens; `template=None` leaves out the chat template.
 
     Args:
         tied: the output layer has the weights of the input embedding.
+        width: of its states, a quarter of which is a head's; kernels have their own minimum.
     """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -33,7 +40,7 @@ def save_tiny_policy(
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(vocabulary),
-        hidden_size=32,
+        hidden_size=width,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import chat
-from harness.engines import loaded
+from harness.engines import loaded, weights
 from harness.errors import ConfigError
 from harness.packages import model_files, package_folder
 
@@ -66,11 +66,24 @@ def merge(policy: Path, adapters: Path, target: Path, dtype: str, trust_remote_c
     quieten()
     model, tokenizer = load_for_training(policy, "float32", trust_remote_code)
     if (adapters / "adapter_config.json").exists():  # a training of no step left the policy as it was
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(adapters)).merge_and_unload()
+        model = _adapted(model, policy, adapters)
     model.to(getattr(torch, dtype)).save_pretrained(target, safe_serialization=True)
     tokenizer.save_pretrained(target)
+
+
+def _adapted(model: Any, base: Path, adapters: Path) -> Any:
+    """A model with adapters added to its weights.
+
+    Raises:
+        ConfigError: they are of another base model than the one in `base`.
+    """
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, str(adapters)).merge_and_unload()
+    except (RuntimeError, ValueError):
+        weights.check_adapter(adapters, base)  # says which module does not fit, where that is why
+        raise
 
 
 def locate(source: str, model_id: str, revision: str, trust_remote_code: bool, key: str = "policy.id") -> Path:
@@ -202,9 +215,7 @@ def _cached(path: Path, dtype: str, trust_remote_code: bool, base: Path | None) 
     adapters = (path / "adapter_config.json").exists()
     model, tokenizer = load_for_training(base if adapters and base else path, dtype, trust_remote_code)
     if adapters:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(path)).merge_and_unload()
+        model = _adapted(model, base or path, path)
     model = model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu")).eval()
     return model, tokenizer, tuple(chat.stop_tokens(tokenizer, model.generation_config))
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 from tempfile import TemporaryFile
 
 from harness.errors import ConfigError, PrefsweepError
@@ -35,6 +36,8 @@ def interpreter(python: str | None, package: str, key: str, install: str) -> str
         ConfigError: no such interpreter, or it has no such package; says how to install it.
     """
     path = python_path(python) if python is not None else sys.executable
+    if not Path(path).exists():
+        raise ConfigError(f"{key}: there is no {path}; expected a Python interpreter, or its environment's folder")
     look = f"import importlib.util, sys; sys.exit(3 if importlib.util.find_spec({package!r}) is None else 0)"
     try:
         found = subprocess.run(

@@ -119,7 +119,7 @@ class _Sampler:
         elif message["do"] == "load":
             self._llm.collective_rpc("reload_weights", kwargs={"weights_path": message["path"]})
             if self._cpu:
-                self._llm.collective_rpc(_pack_head)
+                self._llm.collective_rpc("pack_head")
             self._llm.reset_prefix_cache()
             self._send({"is": "loaded"})
         elif message["do"] == "sleep":
@@ -143,11 +143,10 @@ class _Sampler:
             runpy.run_path(os.path.join(os.path.dirname(os.path.abspath(__file__)), "first_calls.py"))["make"]()
             tokens = max(_CPU_BATCHED_TOKENS, options["max_model_len"])
             options |= {"enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": tokens}
-            if options["tensor_parallel_size"] == 1:
-                # The function that packs new weights' head reaches a worker in this process only.
-                options |= {"distributed_executor_backend": "uni"}
             # Only whole blocks of a prompt are shared by its samples, and a CPU's are longer than most prompts.
             options |= {"block_size": _CPU_BLOCK}
+            # Workers may be processes of their own, which import this file as their main module.
+            options |= {"worker_extension_cls": f"{__name__}.{CpuWorker.__name__}"}
         else:
             options |= {"gpu_memory_utilization": given["memory_fraction"], "enable_sleep_mode": sleeps}
         # Token ids go in and come out; vLLM needs no tokenizer, and stops at what each request names.
@@ -198,12 +197,17 @@ class _Sampler:
                 _end()
 
 
-def _pack_head(worker: Any) -> None:
-    """Pack the output layer anew: where it is the embeddings, a CPU engine goes on with its copy of the old ones."""
-    head = getattr(worker.model_runner.get_model(), "lm_head", None)
-    method = getattr(head, "quant_method", None)
-    if method is not None:
-        method.process_weights_after_loading(head)
+class CpuWorker:
+    """What vLLM adds to its own worker, of which there is one for each part of the weights."""
+
+    model_runner: Any
+
+    def pack_head(self) -> None:
+        """Pack the output layer anew: where it is the embeddings, it would go on with its copy of the old ones."""
+        head = getattr(self.model_runner.get_model(), "lm_head", None)
+        method = getattr(head, "quant_method", None)
+        if method is not None:
+            method.process_weights_after_loading(head)
 
 
 def read(file: IO[bytes]) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """Sampling with vLLM: engines in processes of their own, which stay for the next node and take other weights."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -127,7 +128,9 @@ def _group_for(model: Weights, needed: int) -> Group:
     if not _RUNNING:
         limit = int(weights.config(model.path).get("max_position_embeddings", needed))
         rounded = min(limit, -(-needed // _ROUND) * _ROUND)
+        begun = time.monotonic()
         _RUNNING.append(Group(replace(wanted, context=max(needed, rounded)), model))
+        _STARTING.append(time.monotonic() - begun)
     return _RUNNING[0]
 
 
@@ -204,3 +207,12 @@ def close() -> None:
     """End the engines of this process."""
     while _RUNNING:
         _RUNNING.pop().end()
+
+
+_STARTING: list[float] = []
+"""Seconds that each group took to be ready."""
+
+
+def seconds_starting() -> float:
+    """Seconds for which this process has waited for engines to be ready so far: a node's own are a difference."""
+    return sum(_STARTING)

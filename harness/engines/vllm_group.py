@@ -239,6 +239,7 @@ def _refusal(what: str, error: str, words: str) -> str:
     lines = [line.strip() for line in error.splitlines() if line.strip()]
     said = next((line for line in lines if "Value error" in line), lines[0] if lines else "no reason given")
     if "not supported" in said or "no vLLM implementation" in said:
+        said = said.partition(" Supported architectures")[0].rstrip(".")  # hundreds are listed
         said += ". Another engine may run this model: sampler.engine=transformers, evaluate.engine=transformers"
     return f"the vLLM engine {what}: {said}\nits last words:\n{words}"
 

@@ -219,7 +219,8 @@ def _costs(
 
 def _volume(node: Node) -> str:
     """What decides how much a node reads, beside its own units."""
-    names = ("epochs", "max_steps", "global_batch", "opponents", "blocks", "block", "method", "n")
+    of_training, of_judging = ("epochs", "max_steps", "global_batch"), ("method", "n", "responses", "candidates")
+    names = (*of_training, *of_judging, "opponents", "blocks", "block")
     return repr([getattr(node.spec, name, None) for name in names]) + repr(
         [[(parent.stage, parent.units) for parent in parents] for parents in node.inputs.values()]
     )

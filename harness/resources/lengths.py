@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from statistics import fmean
 
+from harness.judges.models import RewardSpec
 from harness.plan import Node
 from harness.prompts import PromptSet
 from harness.ranking import most_comparisons
+from harness.resources.demand import work_of
 from harness.resources.rates import response_tokens
 from harness.stages import boundary, model_score, rank, reference, relabel, respond, sample, train
 from harness.store import Store
@@ -67,6 +69,25 @@ def lengths_of(node: Node, store: Store) -> Lengths | None:  # noqa: PLR0911 (on
         found = lengths_of(node.inputs["answers"][0], store)
         return _times(found, float(node.units)) if found is not None else None
     return None
+
+
+def judged(node: Node, found: Lengths) -> Lengths:
+    """What a model reads that judges, in a ranking, a boundary or for a win rate; `found` is what it is about.
+
+    A ranking counts with the most comparisons that it can want; what a response is compared with counts as one of its
+    length. A reward model reads every text once, any other judge both texts of a comparison in each order.
+    """
+    spec, judge = node.spec, work_of(node)
+    if isinstance(judge, RewardSpec):
+        if isinstance(spec, boundary.Spec):
+            return _times(found, node.units / spec.candidates + node.units / spec.responses)
+        return _times(found, float(node.units * (spec.n if isinstance(spec, rank.Spec) else 2)))
+    comparisons = node.units * (most_comparisons(spec.method, spec.n) if isinstance(spec, rank.Spec) else 1)
+    orders = 1 if getattr(judge, "order", "both") == "seeded" else 2
+    template = node.params.get("template")
+    around = sum(len(content) for _, content in template.messages) / CHARACTERS if template is not None else 0.0
+    low, high = found.response
+    return Lengths(sequences=orders * comparisons, prompt=found.prompt + around, response=(2 * low, 2 * high))
 
 
 def _responses(node: Node) -> float:

@@ -4,11 +4,14 @@ A range, from what is done well to what is done badly. The shares of the publish
 however little there is to compute are ours; a small model is bound by the latter.
 """
 
+from harness.judges import models as judges
+from harness.judges import vllm_local
 from harness.plan import Node
 from harness.resources.architecture import Architecture
+from harness.resources.demand import work_of
 from harness.resources.gpus import Gpu
 from harness.resources.inference import Cache
-from harness.resources.lengths import Lengths, Range
+from harness.resources.lengths import Lengths, Range, judged
 from harness.resources.training import BYTES
 from harness.stages import model_score, reference, respond, sample, train
 
@@ -27,6 +30,9 @@ _STEP_OF_VLLM: Range = (3e-3, 2e-2)
 _VLLM_SEQUENCES = 256
 """Sequences that vLLM decodes together, where nothing is set; it decides by itself."""
 
+_SERVER: Range = (25.0, 120.0)
+"""Seconds until a server that judges is ready; every unit of work starts its own."""
+
 _NODE: Range = (0.0, 10.0)
 """Seconds for what a unit of work loads and writes."""
 
@@ -37,13 +43,18 @@ def seconds(node: Node, model: Architecture, gpu: Gpu, gpus: int, lengths: Lengt
     Args:
         gpus: among which it is divided; that division costs nothing is assumed.
     """
-    spec = node.spec
+    spec = work_of(node)
     if gpu.flops is None or gpu.bandwidth is None or _value(spec) != 2:
         return None
     if isinstance(spec, sample.Spec | sample.VllmSpec | respond.Spec | respond.VllmSpec):
         return _plus(_decoding(spec, model, gpu, lengths), _NODE)
+    if isinstance(spec, vllm_local.VllmSpec):
+        served = _served(spec, model, gpu, judged(node, lengths), node.params["concurrency"])
+        return _plus(served, _plus(_SERVER, _NODE))
     if isinstance(spec, train.Spec):
         times, batch = _passes(spec), _batch_tokens(spec)
+    elif isinstance(spec, judges.RewardSpec | judges.PairwiseSpec):
+        times, batch, lengths = 1, spec.batch_tokens, judged(node, lengths)
     elif isinstance(spec, reference.Spec | model_score.Spec | model_score.PairwiseSpec):
         times, batch = 1, spec.batch_tokens
     else:
@@ -104,6 +115,19 @@ def _decoding(
         compute = rows * _forward(model, 1, longest) / (gpu.flops * _OF_COMPUTE[end])
         started = _STEP_OF_VLLM[end] if with_vllm else model.layers * _LAYER[end]
         ends.append(steps * (max(memory, compute) + started) if generated else 0.0)
+    return ends[0], ends[1]
+
+
+def _served(spec: vllm_local.VllmSpec, model: Architecture, gpu: Gpu, lengths: Lengths, concurrency: int) -> Range:
+    """Questions are read, and answered by one token to as many as there may be; so many are under way at once."""
+    assert gpu.flops is not None
+    assert gpu.bandwidth is not None
+    rows, ends = min(concurrency, _VLLM_SEQUENCES), []
+    for end, answer in enumerate((1, spec.longest_answer)):
+        read = lengths.tokens[end]
+        compute = _forward(model, read, read / max(1.0, lengths.sequences)) / (gpu.flops * _OF_COMPUTE[end])
+        step = BYTES[spec.dtype] * model.parameters / (gpu.bandwidth * _OF_BANDWIDTH[end]) + _STEP_OF_VLLM[end]
+        ends.append(compute + step * answer * max(1.0, lengths.sequences / rows))
     return ends[0], ends[1]
 
 

@@ -92,7 +92,7 @@ def _with_vllm(context: Context, spec: VllmSpec) -> Outcome:
     decoding = generation.Decoding(temperature=spec.temperature, top_p=spec.top_p, max_new_tokens=spec.max_new_tokens)
     drawn = context.work / "drawn"
     drawn.mkdir(exist_ok=True)
-    done, engine = tables.written(drawn, "prompt_id"), ""
+    done, engine, begun = tables.written(drawn, "prompt_id"), "", vllm_engine.seconds_starting()
     requests = [generation.Request(i, asked.encoded[i], (spec.seed, i, 0)) for i in asked.fitting if i not in done]
     with (
         context.reporter.task(context.label, len(asked.fitting), "answers", len(done)) as task,
@@ -113,7 +113,8 @@ def _with_vllm(context: Context, spec: VllmSpec) -> Outcome:
     with context.reporter.task(context.label, len(asked.fitting), "divergences") as task:
         _write(context, spec, tokenizer, asked, _KL_GROUP, answer, task)
     shutil.rmtree(drawn)
-    return _finish(context, spec, asked, {"engine": engine or None})
+    starting = round(vllm_engine.seconds_starting() - begun, 1)
+    return _finish(context, spec, asked, {"engine": engine or None, "engine_start_seconds": starting})
 
 
 _DRAWN = {"prompt_id": "request_id", "token_ids": "token_ids", "finish_reason": "finish_reason"}

@@ -73,7 +73,7 @@ def _with_vllm(context: Context, spec: VllmSpec) -> Outcome:
     """Keep the engine fed, and write down what comes back; only what is neither written nor back is lost by an end."""
     from harness.engines import generation, models, vllm_engine, vllm_group
 
-    path = context.input("policy").model_path
+    path, begun = context.input("policy").model_path, vllm_engine.seconds_starting()
     tokenizer, stops = models.load_tokenizer(path, spec.trust_remote_code)
     fitting, too_long = _fitting(context, spec, tokenizer, models.load_config(path, spec.trust_remote_code))
     folder = context.work / "responses"
@@ -99,7 +99,8 @@ def _with_vllm(context: Context, spec: VllmSpec) -> Outcome:
             engine = vllm_engine.running()
             shards.add([_row(tokenizer, r, spec) for r in responses])
             task.advance(len(responses))
-    return _finish(context, spec, fitting, too_long, {"engine": engine or None})
+    starting = round(vllm_engine.seconds_starting() - begun, 1)
+    return _finish(context, spec, fitting, too_long, {"engine": engine or None, "engine_start_seconds": starting})
 
 
 def _fitting(context: Context, spec: Spec | VllmSpec, tokenizer: Any, config: Any) -> tuple[dict[str, list[int]], int]:

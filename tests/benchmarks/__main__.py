@@ -7,9 +7,9 @@ named. Sizes suit the machine: small without a GPU, those of the requirements wi
 """
 
 import argparse
-import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -23,10 +23,7 @@ import psutil
 from harness import machine, provenance
 from harness.packages import package_folder
 from tests.benchmarks.models import PACKAGED
-
-ROOT = Path(__file__).resolve().parents[2]
-CODE = ("harness", "analysis", "conf", "sweeps", "tests/benchmarks")
-"""Folders whose files a figure depends on."""
+from tests.benchmarks.versions import ROOT, code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +56,12 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         cpu=("--pairs", "16", "--median", "30", "--batch", "4", "--micro", "2", "--batch-tokens", "1024"),
     ),
     "grid": Benchmark(
-        about="21 cells with one command against 21 separate pipelines, seconds of work by stage",
-        cpu=("cluster.threads=1",),
+        about="21 cells with one command against 21 separate pipelines, and against stock TRL with plain vLLM",
+        cpu=(
+            *("cluster.threads=1", "prompts.limit=4", "n=8", "sampler.sample_block=8", "sampler.max_new_tokens=16"),
+            *("train.global_batch=4", "evaluate.limit=4", "evaluate.max_new_tokens=8"),
+        ),
+        gpu=("--full", "--micro", "16", "--minutes", "9"),
     ),
     "store": Benchmark(about="tables of 2.4 million responses: rows and bytes a second, peak memory"),
     "memory": Benchmark(about="resident memory of sampling and scoring at 1x and 10x responses"),
@@ -94,9 +95,11 @@ def arguments_of(name: str, given: argparse.Namespace) -> list[str]:
     found = list(benchmark.gpu if machine.accelerators() else benchmark.cpu)
     if name == "sampling":
         package, version = PACKAGED[0].partition(":")[0], PACKAGED[1]
-        found += ["--model", str(package_folder(package, version)), "--out", str(given.out / "sampling")]
-        if vllm := os.environ.get("PREFSWEEP_VLLM_PYTHON"):
-            found += ["--python", vllm]
+        found += ["--model", str(package_folder(package, version)), "--out", str(given.out / name)]
+    if name == "grid":
+        found += ["--store", str(given.out / name)]
+    if name in ("sampling", "grid") and (vllm := os.environ.get("PREFSWEEP_VLLM_PYTHON")):
+        found += ["--python", vllm]
     return found
 
 
@@ -109,15 +112,6 @@ def missing(name: str) -> str:
 
         return boot.missing()
     return ""
-
-
-def code() -> str:
-    """Hash of everything that a figure depends on but the packages."""
-    hashed = hashlib.sha256()
-    for folder in CODE:
-        for path in sorted(p for p in (ROOT / folder).rglob("*") if p.suffix in {".py", ".yaml", ".jsonl", ".txt"}):
-            hashed.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
-    return hashed.hexdigest()[:16]
 
 
 def here() -> dict[str, Any]:
@@ -156,6 +150,8 @@ def run(name: str, arguments: list[str], given: argparse.Namespace) -> dict[str,
         print(f"({name}: kept, measured {found['when']} on {found['machine']['host']})")
         return found
     fresh.unlink(missing_ok=True)
+    if given.again:  # nor what it has kept itself, to go on from
+        shutil.rmtree(given.out / name, ignore_errors=True)
     around, begun, lines = here(), time.monotonic(), []
     command = [sys.executable, "-m", f"tests.benchmarks.bench_{name}", "--json", str(fresh), *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:

@@ -1,8 +1,9 @@
 """Resident memory of sampling and scoring at 1x and 10x responses: `python -m tests.benchmarks.bench_memory`.
 
-Prompts are the same, samples of each ten times as many. Sampling runs the real stage with its writers; what draws
-tokens is in the place of an engine, and makes them up. Scoring runs a real reward model of random weights, and the
-reward that counts words. Every run is a process of its own; what it takes beyond its start must not grow.
+Prompts are the same, samples of each ten times as many. Sampling runs the real stage with its writers, once with a
+policy of random weights that draws, and twice with what makes tokens up in the place of an engine. Scoring runs a real
+reward model of random weights, and the reward that counts words. Every run is a process of its own; its peak must not
+grow.
 """
 
 import multiprocessing
@@ -46,7 +47,7 @@ def drawn(requests: Sequence[Any], samples: int, tokens: int) -> list[Any]:
 
 
 def sampling(engine: str, folder: Path, samples: int, tokens: int) -> tuple[Outcome, figures.Watched]:
-    """The sample stage with an engine that only makes up tokens."""
+    """The sample stage, with an engine that only makes up tokens or with the policy."""
     from harness.engines import generation, models, vllm_engine
 
     def stream(_: Any, __: Any, requests: Sequence[Any], samples: int, *___: Any, **____: Any) -> Iterator[list[Any]]:
@@ -70,9 +71,13 @@ def sampling(engine: str, folder: Path, samples: int, tokens: int) -> tuple[Outc
         "sample_block": 0,
         "samples": samples,
     }
-    spec = sample.VllmSpec(**shared) if engine == "vllm" else sample.Spec(engine=engine, batch_size=160, **shared)
+    other = sample.Spec(engine="transformers", batch_size=160, **shared)
+    spec = sample.VllmSpec(**shared) if engine == "vllm" else other
     given = context(folder, policy=found(folder, "model"), prompts=found(folder, "prompts"))
     models.load(folder / "policy", "float32", False)
+    if engine == "policy":
+        with figures.watched() as took:
+            return sample.run(given, spec), took
     with (
         patch.object(vllm_engine, "generate", stream),
         patch.object(vllm_engine, "running", lambda: "made up"),
@@ -107,6 +112,7 @@ def scoring(engine: str, folder: Path, samples: int, _: int) -> tuple[Outcome, f
 RUNS: dict[str, tuple[Callable[..., Any], str]] = {
     "sample, vLLM's way": (sampling, "vllm"),
     "sample, transformers' way": (sampling, "transformers"),
+    "sample, a policy": (sampling, "policy"),
     "score, a model": (scoring, "model"),
     "score, counted words": (scoring, "length"),
 }

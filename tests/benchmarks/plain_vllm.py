@@ -28,7 +28,7 @@ def main(requests: Path, result: Path) -> None:
         finished = sum(sample.finish_reason == "stop" for sample in responses)
         return len(responses), sum(len(sample.token_ids) for sample in responses), finished
 
-    draw(given["warm_up"], 2)
+    draw(given["warm_up"], min(2, given["samples"]))
     begun = time.monotonic()
     responses, tokens, finished = draw(given["prompts"], given["samples"])
     seconds = time.monotonic() - begun

@@ -69,3 +69,16 @@ def test_an_answer_that_fills_the_context_is_refused(tiny_policy: Path) -> None:
     assert models.prompt_room(model.config, 600, 924, "key") == 100
     with pytest.raises(ConfigError, match="key: 1024 leaves no room for a prompt"):
         models.prompt_room(model.config, 600, 1024, "key")
+
+
+def test_adapters_of_another_base_are_named(tiny_policy: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    models.quieten()
+    wide, _ = models.load_for_training(save_tiny_policy(tmp_path / "wide", width=64), "float32", False)
+    get_peft_model(wide, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapters")
+    said = rf"^the adapters in {tmp_path}/adapters are of another base model: .*q_proj is 32 x 32 in {tiny_policy}"
+    with pytest.raises(ConfigError, match=said):
+        models.load(tmp_path / "adapters", "float32", False, tiny_policy)
+    with pytest.raises(ConfigError, match=said):
+        models.merge(tiny_policy, tmp_path / "adapters", tmp_path / "merged", "float32", False)

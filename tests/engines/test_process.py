@@ -31,7 +31,7 @@ def test_an_environment_may_be_named_by_its_folder(tmp_path: Path) -> None:
 
 
 def test_an_interpreter_that_is_not_there_is_named_with_its_key(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=rf"^{KEY}: {tmp_path}/python is no Python interpreter that runs"):
+    with pytest.raises(ConfigError, match=rf"^{KEY}: there is no {tmp_path}/python; expected a Python"):
         process.interpreter(str(tmp_path / "python"), "json", KEY, INSTALL)
 
 

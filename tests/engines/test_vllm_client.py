@@ -78,6 +78,7 @@ def test_a_running_engine_takes_other_weights_of_the_same_architecture(fake_vllm
         _draw(_weights(model), REQUESTS[:2])
     assert len(_told(fake_vllm, "start")) == 1
     assert _told(fake_vllm, "reload_weights") == [[str(trained)], [str(base)]]
+    assert _told(fake_vllm, "worker") == [["pack_head"], ["pack_head"]]
     assert len(_told(fake_vllm, "reset")) == 2
 
 
@@ -146,8 +147,13 @@ def test_an_engine_that_dies_again_is_told_with_its_last_words(fake_vllm: Path, 
 
 
 def test_a_model_that_vllm_does_not_run_says_so(fake_vllm: Path, tmp_path: Path) -> None:
-    (fake_vllm / "refuse").write_text("1 error\n  Value error, Model architectures ['Tiny'] are not supported for now.")
-    with pytest.raises(EngineError, match=r"did not start: Value error, .*\['Tiny'\] are not supported .*transformers"):
+    (fake_vllm / "refuse").write_text(
+        "1 error\n  Value error, Model architectures ['Tiny'] are not supported for now. "
+        "Supported architectures: dict_keys(['A', 'B'])"
+    )
+    with pytest.raises(
+        EngineError, match=r"did not start: Value error, .*\['Tiny'\] are not supported for now\. Another .*"
+    ):
         _draw(_weights(save_model(tmp_path / "m")))
     assert len(_told(fake_vllm, "start")) == 1
 

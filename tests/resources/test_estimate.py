@@ -12,6 +12,7 @@ from harness.cluster import SlurmConfig
 from harness.config import ClusterConfig, Config, RunOptions, read
 from harness.plan import make_plan
 from harness.resources.estimate import StageEstimate, estimate, problems
+from harness.resources.lengths import judged, lengths_of
 from harness.resources.published_models import PUBLISHED
 from harness.store import Store
 from tests.configs import OPTIONS, composed, point
@@ -202,6 +203,38 @@ def test_hours_and_disk_are_ranges_out_of_lengths_and_weights(tmp_path: Path) ->
     assert more["sample"].hours is not None
     assert found["sample"].hours is not None
     assert more["sample"].hours[1] > found["sample"].hours[1]
+
+
+@pytest.mark.parametrize(
+    ("stage", "given", "texts", "questions"),
+    [
+        # Six prompts, eight responses: a reward model reads each once, another judge 28 comparisons in both orders.
+        ("rank", ("construction=ranking", "construction.method=round_robin", "judge@ranker="), 6 * 8, 6 * 28 * 2),
+        (
+            "boundary",
+            ("boundary=measured", "boundary.responses=2", "boundary.candidates=1", "judge@boundary.judge="),
+            6 * 3,
+            6 * 2 * 2,
+        ),
+        ("judge", ("judge=",), 4 * 2, 4 * 2),
+    ],
+)
+def test_hours_of_a_judge_are_those_of_what_it_reads(
+    stage: str, given: tuple[str, ...], texts: int, questions: int, tmp_path: Path, tiny_policy: Path
+) -> None:
+    group = {"rank": "ranker", "boundary": "boundary.judge"}.get(stage, "judge")
+    served = [f"{group}.model.{name}={value}" for name, value in (("source", "local"), ("id", tiny_policy))]
+    low = []
+    for judge, expected, more in (("skywork_v2_llama3_1_8b", texts, []), ("vllm_local", questions, served)):
+        config = point(*SMALL, *given[:-1], f"{given[-1]}{judge}", *more)
+        nodes = [node for node in make_plan([config]).nodes.values() if node.stage == stage]
+        about = [judged(node, found) for node in nodes if (found := lengths_of(node, Store(tmp_path))) is not None]
+        assert sum(one.sequences for one in about) == expected
+        hours = estimates(config, debug(), tmp_path)[stage].hours
+        assert hours is not None
+        assert 0 < hours[0] < hours[1]
+        low.append(hours[0])
+    assert low[0] < 25 / 3600 * len(nodes) <= low[1]  # a server has to start
 
 
 @pytest.mark.parametrize(("keep", "least", "most"), [("all", 4, 4), ("best", 1, 1), ("none", 0, 1)])

@@ -74,7 +74,10 @@ def test_every_fitting_prompt_has_its_block_of_samples(fake_vllm: Path, shelf: S
     tokens = tables.read(context.work / "prompt_tokens.parquet")
     assert set(tokens.column("prompt_id").to_pylist()) == set(IDS)
     assert outcome.measures["engine"] == "vLLM 0.0.fake on cpu"
+    assert outcome.measures["engine_start_seconds"] > 0
     assert outcome.measures["finished"] == 36
+    again = sample.run(_sampling(shelf, tiny_policy), sample.VllmSpec(**SAMPLE))
+    assert again.measures["engine_start_seconds"] == 0  # the engine has stayed
 
 
 def test_what_an_interrupted_run_has_written_is_not_drawn_again(

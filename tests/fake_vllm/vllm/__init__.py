@@ -5,6 +5,7 @@ before the engine kills itself (where FAKE_VLLM_DIES is `once`, only the first o
 starting; `cuda` makes it one of a GPU.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -73,11 +74,13 @@ class LLM:
         if refusal.exists():
             raise ValueError(refusal.read_text())
         print("to standard output, between the frames", flush=True)
+        module, _, name = options.get("worker_extension_cls", "builtins.object").rpartition(".")
+        self._worker = getattr(importlib.import_module(module), name)
         self.llm_engine = _Engine(options)
 
-    def collective_rpc(self, method: Any, kwargs: dict[str, Any] | None = None) -> None:
-        """New weights, by their name; and what is done to the worker's model after it."""
-        note(*((method, kwargs["weights_path"]) if kwargs else ("function", method.__name__)))
+    def collective_rpc(self, method: str, kwargs: dict[str, Any] | None = None) -> None:
+        """New weights, by their name; and what every worker does after it, which it must have been given."""
+        note(*((method, kwargs["weights_path"]) if kwargs else ("worker", getattr(self._worker, method).__name__)))
 
     def reset_prefix_cache(self) -> None:
         """What was read with other weights is not read again."""
