@@ -45,3 +45,5 @@ if __name__ == "__main__":
         if whole_story or (wrong := hydra_app.no_choice(error, sys.argv[1:])) is None:
             raise
         hydra_app.end(wrong)
+    except BrokenPipeError:  # `--help | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -130,6 +130,7 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None,
         dry_run.show(outline, reporter)
         dry_run.write(outline, plan_dir or Path(), reporter)
         execute.check(plan, plan.found(store))
+        _say_refusal(plan, store, options, reporter)
         return 0
     if options.prefetch:
         count = prefetch.fetch(plan, plan.found(store), reporter)
@@ -157,6 +158,14 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None,
         reporter.line(line)
     reporter.line(_last_line(options.sweep, plan, summary))
     return 0 if summary.ok else 1
+
+
+def _say_refusal(plan: Plan, store: Store, options: RunOptions, reporter: Reporter) -> None:
+    """Say why the command would not begin on this machine; another machine may be meant."""
+    try:
+        preflight.check(plan.nodes.values(), store, options.cluster)
+    except ConfigError as error:
+        reporter.line(f"Without dry_run this would be refused here: {error}")
 
 
 def _check_tasks(plan: Plan, store: Store, config: Config, options: RunOptions) -> None:

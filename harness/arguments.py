@@ -53,7 +53,7 @@ def prepare(arguments: Sequence[str]) -> list[str] | None:
     if unknown:
         raise ConfigError(_unknown_flag(unknown[0]))
     if not flags.overrides:
-        return list(arguments) if flags.cfg or flags.info else None
+        return list(arguments) if flags.cfg or flags.info or flags.config_name else None
     given = [_parse(line, flags.overrides) for line in flags.overrides]
     sweeps = _check_sweep_files(given)
     many = flags.multirun or sweeps or any(_says(one, "hydra.mode", "MULTIRUN") for one in given)
@@ -63,7 +63,12 @@ def prepare(arguments: Sequence[str]) -> list[str] | None:
             raise ConfigError(_without_flag(override))
     if not sweeps:
         _check_sweep_name(given)
-    return [*(["-m"] if many else []), *_without(arguments, flags.overrides), *flags.overrides]
+    shown = flags.cfg or flags.info
+    if shown and many:
+        raise ConfigError("--cfg and --info show one point; leave out -m, +sweeps=... and several values")
+    left = _without(arguments, flags.overrides)
+    # The value of --info may be left out: nothing that is a setting may follow it.
+    return [*flags.overrides, *left] if flags.info else [*(["-m"] if many else []), *left, *flags.overrides]
 
 
 def _without(arguments: Sequence[str], overrides: Sequence[str]) -> list[str]:
@@ -91,7 +96,7 @@ def _without_flag(override: Override) -> str:
     said = (
         f"{key}: {value!r} is several values, which need -m: python -m harness -m {shlex.quote(f'{key}={value}')} ..."
     )
-    if hydra_app.choices(override.key_or_group) or not override.is_choice_sweep():
+    if hydra_app.choices(override.key_or_group) or not override.is_choice_sweep() or "(" in value:
         return said
     return f"{said}; a value that is itself a list has brackets: {shlex.quote(f'{key}=[{value}]')}"
 
@@ -163,7 +168,7 @@ def _check_sweep_files(given: Sequence[Override]) -> bool:
 
 
 def _looks_like_sweeps(key: str) -> bool:
-    return key != "sweep" and bool(difflib.get_close_matches(key, ["sweeps"], cutoff=0.7))
+    return key != "sweep" and bool(difflib.get_close_matches(key, ["sweeps"], cutoff=0.75))
 
 
 def _check_choice(override: Override) -> None:

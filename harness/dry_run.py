@@ -153,8 +153,9 @@ def show(outline: Outline, reporter: Reporter) -> None:
 def _show_estimates(estimates: Mapping[str, Any], reporter: Reporter) -> None:
     hours, size = sum(estimates["hours"].values()), sum(estimates["disk_bytes"].values())
     if estimates["hours"]:
+        known = ", of the stages that it has any for" if estimates["no_estimate"] else ""
         reporter.line(
-            f"To do, by this store's own figures: {hours:.2f} hours in one process, {size / 1e9:.2f} GB "
+            f"To do, by this store's own figures{known}: {hours:.2f} hours in one process, {size / 1e9:.2f} GB "
             "(upper bounds: cells whose rows turn out equal are done once)"
         )
     _show_stages(estimates, reporter)

@@ -173,15 +173,16 @@ def _story(ending: Ending) -> list[str]:
 def failure_report(summary: Summary, plan: Plan) -> Sequence[str]:
     """Every failure with its log, whose last lines are told once for all that end alike, and what was not done."""
     lines: list[str] = []
-    told: dict[tuple[str, str], str] = {}
+    told: dict[tuple[str, ...], str] = {}
     for key, ending in summary.failed.items():
         node = plan.nodes[key]
         story = _story(ending)
-        first = told.setdefault((node.stage, story[-1] if story else ""), node.slug)
+        last = (story[1:] or story)[-_LOG_LINES:]  # the first line names the node
+        first = told.setdefault((node.stage, *last), node.slug)
         alike = "" if first == node.slug else f", as {first}"
         lines.append(f"failed: {node.stage} {node.slug} (log: {ending.log or 'could not be written'}){alike}")
         if not alike:
-            lines += [f"    {line}" for line in story[-_LOG_LINES:]]
+            lines += [f"    {line}" for line in last]
     if summary.blocked:
         lines.append(f"not done, since something they need is not there: {len(summary.blocked)} nodes")
     if summary.alive:

@@ -120,7 +120,7 @@ def _homes(key: str) -> str:
 
 def no_choice(error: ValueError, arguments: Sequence[str]) -> str | None:
     """What to say where Hydra names no argument: a group is set to what is no name, as by `reward=null`, or a flag."""
-    if str(error).startswith("The --"):
+    if str(error).startswith(("The --", "Only one of --")):
         return one_line(error)
     if not str(error).startswith("Config group override"):
         return None
@@ -139,8 +139,8 @@ def unreadable(line: str, error: HydraException) -> str:
     if value.endswith(","):
         return f"{key}: {value!r} ends with a comma; values stand without spaces between them, as {line}..."
     return (
-        f"{key}: cannot read {value!r}; brackets and quotes must be closed, and text with any of ,;()[]{{}} or quotes "
-        f"is quoted twice: '{key}=\"...\"'"
+        f"{key}: cannot read {value!r}; brackets and quotes must be closed, and text with any of =~,;()[]{{}} or "
+        f"quotes is quoted twice: '{key}=\"...\"'"
     )
 
 

@@ -11,12 +11,12 @@ from harness.keys import digest
 
 
 @lru_cache(maxsize=16)
-def package_folder(package: str, revision: str | None = None, key: str = "policy") -> Path:
+def package_folder(package: str, revision: str | None = None, key: str | None = None) -> Path:
     """Folder of an installed package that carries weights, found without importing it.
 
     Args:
         revision: version that must be installed; None for any.
-        key: group of the configuration that errors name.
+        key: group of the configuration that errors name; None where none names the package.
 
     Raises:
         ConfigError: not installed, or in another version; says how to install it.
@@ -25,11 +25,11 @@ def package_folder(package: str, revision: str | None = None, key: str = "policy
     wanted = f"{distribution}=={revision}" if revision else distribution
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise ConfigError(f"{key}.id: the package {distribution} is not installed; run: pip install --no-deps {wanted}")
+        said = f"the package {distribution} is not installed; run: pip install --no-deps {wanted}"
+        raise ConfigError(f"{key}.id: {said}" if key else said)
     if revision and (installed := importlib.metadata.version(distribution)) != revision:
-        raise ConfigError(
-            f"{key}.revision: {distribution} {installed} is installed; run: pip install --no-deps {wanted}"
-        )
+        said = f"{distribution} {installed} is installed; run: pip install --no-deps {wanted}"
+        raise ConfigError(f"{key}.revision: {said}" if key else said)
     return Path(next(iter(found.submodule_search_locations)))
 
 

@@ -8,7 +8,6 @@ from harness.config import ClusterConfig
 from harness.errors import ConfigError
 from harness.judges import vllm_local
 from harness.plan import Node
-from harness.resources.demand import model_input
 from harness.resources.models import architecture_of
 from harness.stages import respond, sample
 from harness.store import Store
@@ -71,9 +70,10 @@ def _check_gpus(stages: Sequence[str], cluster: ClusterConfig | SlurmConfig) -> 
 def _check_contexts(nodes: Sequence[Node], store: Store) -> None:
     """A response that leaves no room for its prompt."""
     for node in nodes:
-        spec, policy = node.spec, model_input(node)
-        if policy is not None and isinstance(spec, _GENERATING):
-            model = architecture_of(policy, store)
+        spec = node.spec
+        if isinstance(spec, _GENERATING):
+            # What answers may have another context than the policy that it is compared with.
+            model = architecture_of(node.inputs["model" if node.stage == "respond" else "policy"][0], store)
             if model is not None and 0 < model.context <= spec.max_new_tokens:
                 raise ConfigError(
                     f"{_KEYS[node.stage]}: {spec.max_new_tokens} leaves no room for a prompt in the policy's context "

@@ -13,7 +13,9 @@ LAST_WORDS = 20
 _READ = 1 << 16
 """Bytes of its output among which they are looked for."""
 
-_SECRET = re.compile(r"(KEYS?|TOKEN|SECRETS?|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)
+_SECRET = re.compile(
+    r"(KEYS?|TOKEN|SECRETS?|PASSWORD|PASSWD|CREDENTIALS?|(^|_)(AUTH|BEARER|PAT))\d*(_|$)", re.IGNORECASE
+)
 """At the end of a word of a variable's name; settings such as TOKENIZERS_PARALLELISM and MAX_TOKENS are none."""
 
 _OF_HUB = frozenset({"HF_TOKEN", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_DISABLE_IMPLICIT_TOKEN"})

@@ -16,13 +16,14 @@ from harness.errors import ConfigError, alike
 HEADER = "# @package _global_"
 """First line of a sweep file: its keys are those of a point, not of a group `sweeps`."""
 
-_OPTIONS = ("blocks", "exclude", "only")
+_SWEEPER_KEYS = ("blocks", "exclude", "only")
 
 
 def files() -> dict[str, Path]:
     """The sweep files by name, ours and those of the working folder; of two of one name ours counts, as with Hydra."""
     folders = (Path.cwd(), hydra_app.root())
-    return dict(sorted((path.stem, path) for folder in folders for path in folder.glob("sweeps/*.yaml")))
+    found = {path.stem: path for folder in folders for path in folder.glob("sweeps/*.yaml")}
+    return dict(sorted(found.items()))
 
 
 def check(name: str) -> None:
@@ -40,8 +41,10 @@ def check(name: str) -> None:
         raise ConfigError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict) or not all(isinstance(one, Mapping) for one in (data, data.get("hydra") or {})):
         raise ConfigError(f"{path}: expected keys with values, as in {hydra_app.root() / 'sweeps' / 'grid.yaml'}")
-    comments = itertools.takewhile(lambda line: line.startswith("#") or not line.strip(), text.splitlines())
-    if not any(re.fullmatch(r"#\s*@package\s+_global_\s*", line) for line in comments):
+    # As Hydra reads it: up to the first line that says something else.
+    stripped = (line.strip() for line in text.splitlines())
+    header = itertools.takewhile(lambda line: not line or re.match(r"#\s*@", line), stripped)
+    if not any(re.fullmatch(r"#\s*@package\s+_global_", line) for line in header):
         raise ConfigError(f"{path}: its first line must be `{HEADER}`")
     _check_keys(path, {str(key): value for key, value in data.items()})
 
@@ -58,8 +61,9 @@ def _check_keys(path: Path, data: Mapping[str, Any]) -> None:
                     f"{path}: defaults: `{group}: {choice}` must be `override /{str(group).lstrip('/')}: {choice}`"
                 )
     sweeper = (data.get("hydra") or {}).get("sweeper") or {}
-    for key in sweeper if isinstance(sweeper, Mapping) else ():
-        if key not in _OPTIONS:
+    for key in sweeper if isinstance(sweeper, Mapping) and "_target_" not in sweeper else ():
+        if key not in _SWEEPER_KEYS:
             raise ConfigError(
-                f"{path}: hydra.sweeper.{key}: unknown key; valid keys are {', '.join(_OPTIONS)}{alike(key, _OPTIONS)}"
+                f"{path}: hydra.sweeper.{key}: unknown key; valid keys are {', '.join(_SWEEPER_KEYS)}"
+                f"{alike(key, _SWEEPER_KEYS)}"
             )

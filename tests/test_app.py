@@ -11,9 +11,10 @@ from typing import NamedTuple
 import pytest
 from rich.console import Console
 
-from harness import app, hydra_app
+from harness import app, hydra_app, imports, preflight
 from harness import execute as execution
 from harness import record as records
+from harness.config import ClusterConfig
 from harness.errors import ConfigError
 from harness.files import write_json
 from harness.keys import digest
@@ -24,6 +25,7 @@ from harness.schedule import Summary
 from harness.store import Store, StoreError
 from tests.artifacts import manifest
 from tests.configs import composed, point
+from tests.tiny import save_tiny_policy
 
 SWEEPS = hydra_app.root() / "sweeps"
 
@@ -354,6 +356,9 @@ def test_without_vllm_nothing_begins_that_it_is_to_do(tmp_path: Path, wanted: st
     given = composed(wanted, *model, f"store={tmp_path}/store", "cluster.python.vllm=/bin/false")
     with pytest.raises(ConfigError, match=r"^cluster\.python\.vllm: /bin/false is no Python interpreter"):
         app.run([given], Reporter(Console(file=io.StringIO())))
+    shown = io.StringIO()
+    app.run([given | {"dry_run": True}], Reporter(Console(file=shown, width=400)), tmp_path)
+    assert "Without dry_run this would be refused here: cluster.python.vllm: /bin/false is no" in shown.getvalue()
     assert not (tmp_path / "store").exists()
 
 
@@ -385,3 +390,18 @@ def test_a_response_that_fills_the_context_is_refused_at_once(tmp_path: Path, ti
     with pytest.raises(ConfigError, match=rf"^{key}: 1024 leaves no room for a prompt in the policy's context of 1024"):
         run(tmp_path / "store", "policy=local", f"policy.id={tiny_policy}", f"{key}=1024")
     assert not (tmp_path / "store").exists()
+
+
+def test_an_imported_model_answers_within_its_own_context(tmp_path: Path) -> None:
+    """The policy that it is compared with may have a smaller one."""
+    small, large = (save_tiny_policy(tmp_path / str(c), context=c) for c in (64, 4096))
+    store = Store(tmp_path / "store").prepare()
+    imports.bring(store, "model", large, "large", Reporter(Console(file=io.StringIO())))
+    given = ("policy=local", f"policy.id={small}", "train=imported", "train.imported=large")
+    told = [*given, "evaluate.max_new_tokens=100", "judge=shorter", f"store={store.root}"]
+    plan = make_plan([point(*told)], store)
+    answering = [node for node in plan.nodes.values() if node.stage == "respond"]
+    (of_model,) = (node for node in answering if node.inputs["model"][0].stage == "imported")
+    preflight.check([of_model], store, ClusterConfig(name="debug", workers=None, threads=None))
+    with pytest.raises(ConfigError, match=r"^evaluate\.max_new_tokens: 100 leaves no room .* context of 64$"):
+        preflight.check(answering, store, ClusterConfig(name="debug", workers=None, threads=None))

@@ -28,8 +28,11 @@ def registered() -> None:
         (["hydra.mode=MULTIRUN", "n=8,16"], ["-m", "hydra.mode=MULTIRUN", "n=8,16"]),
         (["rounds.path=[static,on_policy]"], None),
         (["--cfg", "job"], None),
-        (["n=8", "--cfg", "job", "-m", "pair=max_min", "n=8"], ["-m", "--cfg", "job", "n=8", "pair=max_min", "n=8"]),
+        (["n=8", "--cfg", "job", "pair=max_min", "n=8"], ["--cfg", "job", "n=8", "pair=max_min", "n=8"]),
         (["--info", "defaults"], None),
+        (["--info", "defaults", "n=8"], ["n=8", "--info", "defaults"]),
+        (["n=8", "--info"], None),
+        (["-cd", ".", "-cn", "mine"], None),
         (["--help"], None),
         (["-sc", "query=bash"], None),
         (["sweep=grid", "pair=max_min"], None),
@@ -83,6 +86,12 @@ def test_arguments_that_ask_for_nothing(typed: list[str]) -> None:
         ("construction=position,max_min", "construction: 'position,max_min' is several values, which need -m"),
         ("pair=[max_min,mu_min]", "pair: expected one choice, got a list; -m pair=max_min,mu_min sweeps them"),
         ("judge@ranker=[openai,embedded]", "judge@ranker: expected one choice, got a list"),
+        ("-m n=8 --cfg job", "--cfg and --info show one point; leave out -m"),
+        ("+sweeps=demo --info", "--cfg and --info show one point; leave out -m, +sweeps=... and several values"),
+        (
+            "policy.id=/a=b",
+            "policy.id: cannot read '/a=b'; brackets and quotes must be closed, and text with any of =~,",
+        ),
         ("--n=16", "--n=16: unknown flag; settings are typed without dashes, as n=16, "),
         ("-n 16", "-n: unknown flag; settings are typed without dashes, as n=VALUE, "),
         ("--dry-run", "--dry-run: unknown flag; settings are typed without dashes, as dry_run=VALUE, "),
@@ -101,7 +110,7 @@ def test_an_argument_that_cannot_be_meant(typed: str, said: str) -> None:
         ("train.seed=[0,1]", "train.seed: expected int, got [0, 1]; several values are swept by -m train.seed=0,1"),
         (
             "policy.id=x",
-            "policy.id: 'x' is no PACKAGE:FILE of an installed package; a folder is policy=local policy.id",
+            "policy.id: 'x' is no PACKAGE:FILE of an installed package; a folder is policy.source=loc",
         ),
         ("policy.id=a.b:c", "policy.id: 'a.b:c' is no PACKAGE:FILE of an installed package"),
         ("store=", "store: expected a folder, got an empty name"),
@@ -166,7 +175,9 @@ GOOD = "# @package _global_\nsweep: mine\nhydra:\n  mode: MULTIRUN\n  sweeper:\n
     ("text", "said"),
     [
         (GOOD, None),
-        (f"# Mine.\n\n{GOOD}", None),
+        (f"\n  # @package _global_\n{GOOD}", None),
+        (f"# Mine.\n{GOOD}", "its first line must be `# @package _global_`"),
+        (GOOD.replace("blocks", "_target_: mine.Sweeper\n    params"), None),
         (GOOD.replace("sweep: mine", "defaults: [override /train: lora]"), None),
         (GOOD.partition("\n")[2], "its first line must be `# @package _global_`"),
         ("", "its first line must be `# @package _global_`"),
@@ -196,6 +207,19 @@ def test_a_sweep_file_that_cannot_be_meant(
     with pytest.raises(ConfigError) as raised:
         arguments.prepare(["+sweeps=mine"])
     assert str(raised.value).startswith(f"{path}: {said}")
+
+
+@pytest.mark.parametrize("place", ["a", "z"])
+def test_of_two_sweep_files_of_one_name_ours_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Wherever the user's folder stands in the order of paths."""
+    for folder in ("m", place):
+        (tmp_path / folder / "sweeps").mkdir(parents=True)
+        (tmp_path / folder / "sweeps" / "demo.yaml").touch()
+    monkeypatch.chdir(tmp_path / place)
+    monkeypatch.setattr(hydra_app, "root", lambda: tmp_path / "m")
+    assert sweep_files.files() == {"demo": tmp_path / "m" / "sweeps" / "demo.yaml"}
 
 
 @pytest.mark.parametrize("name", sorted(sweep_files.files()))

@@ -205,6 +205,14 @@ def test_failures_that_end_alike_are_told_once(fake: FakeStages, pipeline: Pipel
     assert report.count("    RuntimeError: the same of both") == 1
 
 
+def test_failures_with_other_causes_before_the_same_end_are_each_told(fake: FakeStages, pipeline: Pipeline) -> None:
+    fake.actions["pairs_a"] = fail(ConfigError("the quota is used up\nthe engine ended"))
+    fake.actions["pairs_b"] = fail(ConfigError("no such device\nthe engine ended"))
+    report = list(failure_report(fake.execute(pipeline.plan), pipeline.plan))
+    assert report.count("    the engine ended") == 2
+    assert {"    the quota is used up", "    no such device"} <= set(report)
+
+
 def test_a_users_error_is_logged_without_a_traceback(fake: FakeStages, pipeline: Pipeline) -> None:
     fake.actions["model"] = fail(ConfigError("policy.id: no such model"))
     (ending,) = fake.execute(pipeline.plan).failed.values()

@@ -24,7 +24,7 @@ def convert_packaged(model_id: str, revision: str, target: Path) -> None:
         ConfigError: the package or its file is missing, or another version is installed.
     """
     package, _, file = model_id.partition(":")
-    folder = package_folder(package, revision)
+    folder = package_folder(package, revision, "policy")
     if not (folder / file).is_file():
         raise ConfigError(f"policy.id: the package {package!r} holds no file {file!r}")
     convert_gguf(folder / file, target)

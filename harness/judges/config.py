@@ -178,8 +178,8 @@ def _check_server(config: OpenAIJudgeConfig) -> None:
         raise ConfigError("judge.api_key_env: expected the name of an environment variable, such as OPENAI_API_KEY")
     if config.api_key_env is not None and not is_secret(config.api_key_env):
         raise ConfigError(
-            "judge.api_key_env: expected a name with the word KEY, TOKEN or SECRET in it, such as OPENAI_API_KEY, by "
-            "which it is kept from the engines that this starts"
+            "judge.api_key_env: expected a name with a word that ends in KEY, TOKEN or SECRET, such as OPENAI_API_KEY, "
+            "by which it is kept from the engines that this starts"
         )
     if not config.model.strip():
         raise ConfigError("judge.model: expected a model, as the server calls it")

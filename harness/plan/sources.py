@@ -114,13 +114,13 @@ class Sources:
         self, given: PolicyConfig | JudgeModelConfig, name: str, key: str, kind: type[model.Spec] = model.Spec
     ) -> Node:
         if given.source == "package":
-            package, colon, _ = given.id.partition(":")
+            group, (package, colon, _) = key.removesuffix(".id"), given.id.partition(":")
             if not colon or not package.isidentifier():
                 raise ConfigError(
-                    f"{key}: {given.id!r} is no PACKAGE:FILE of an installed package; a folder is policy=local "
-                    "policy.id=FOLDER, a model of a hub policy=hub policy.id=ORG/NAME policy.revision=COMMIT"
+                    f"{key}: {given.id!r} is no PACKAGE:FILE of an installed package; a folder is {group}.source=local "
+                    f"{key}=FOLDER, a model of a hub {group}.source=hub {key}=ORG/NAME {group}.revision=COMMIT"
                 )
-            package_folder(package, given.revision, key.removesuffix(".id"))
+            package_folder(package, given.revision, group)
         local = given.source == "local"
         return self.node(
             stage="model",

@@ -56,12 +56,17 @@ def test_another_interpreter_is_not_told_where_our_packages_are(monkeypatch: pyt
     [
         ("OPENAI_API_KEY", False, False),
         ("TEAM_KEYS", False, False),
+        ("OPENAI_API_KEY2", False, False),
+        ("OPENROUTER_AUTH", False, False),
+        ("LLM_BEARER", False, False),
         ("AWS_ACCESS_KEY_ID", False, False),
         ("PGPASSWORD", False, False),
         ("wandb_secret", False, False),
         ("HF_TOKEN", False, True),
         ("HF_HOME", True, True),
         ("TOKENIZERS_PARALLELISM", True, True),
+        ("PATH", True, True),
+        ("SSH_AUTH_SOCK", False, False),
         ("VLLM_MAX_TOKENS", True, True),
     ],
 )

@@ -283,7 +283,7 @@ def test_a_judge_without_log_probabilities_is_read_by_its_words(judge: server.Ju
         ({"base_url": "https://host/v1#secret"}, r"^judge\.base_url: holds credentials"),
         ({"base_url": "https://me:secret@host/v1"}, r"^judge\.base_url: holds credentials"),
         ({"api_key_env": "sk-12345"}, r"^judge\.api_key_env: expected the name of an environment variable"),
-        ({"api_key_env": "MY_JUDGE"}, r"^judge\.api_key_env: expected a name with the word KEY"),
+        ({"api_key_env": "MY_JUDGE"}, r"^judge\.api_key_env: expected a name with a word that ends in KEY"),
         ({"top_logprobs": 1}, r"^judge\.top_logprobs: expected 2 to 20, got 1"),
         ({"max_failed_share": 1.0}, r"^judge\.max_failed_share: "),
         ({"concurrency": 0}, r"^judge\.concurrency: "),
