@@ -99,7 +99,8 @@ def begin_answers(
 ) -> Callable[[], pd.DataFrame]:
     """`load_answers`, begun: where there are many, `workers` measure them until the frame is asked for.
 
-    In the folder `kept` what was measured stays for the next time (`analysis.kept_measures`).
+    In the folder `kept` what was measured stays for the next time (`analysis.kept_measures`); where there are no
+    answers, what is there stays.
 
     Raises:
         StoreError: no store there, or no such sweep.
@@ -123,7 +124,7 @@ def begin_answers(
     def finish() -> pd.DataFrame:
         measured = {content: known[content] for content in given if content in known}
         measured |= zip(unknown, under_way, strict=True)
-        if kept is not None and measured.keys() != known.keys():
+        if kept is not None and measured and measured.keys() != known.keys():
             keep(kept, measured)
         frame = answers.answers_frame({key: measured[content] for key, content in contents.items()})
         return _without(frame, absent, "answers")

@@ -1,6 +1,7 @@
 """Measures of answers that a report keeps: what is new is measured, what is doubtful is measured again."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -64,6 +65,19 @@ def test_what_is_new_is_measured_and_what_is_not_asked_for_is_not_kept(
     pd.testing.assert_frame_equal(load(store, tmp_path), expected, check_exact=True)
     assert len(measured) == 2 * len(kept) - 1
     assert set(read_kept(tmp_path)) == set(kept)
+
+
+def test_a_sweep_without_answers_leaves_what_is_kept(store: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "report"
+    kept.mkdir()
+    load(store, kept)
+    known = (kept / NAME).read_bytes()
+    begun = tmp_path / "begun"
+    build(begun, replace(SHAPE, pairs=PAIRS[:1], seeds=1, missing=1))
+    frame = load(begun, kept)
+    assert frame.empty
+    assert "1 of 1 results have no answers" in frame.attrs["missing"]
+    assert (kept / NAME).read_bytes() == known
 
 
 def test_what_other_code_has_measured_is_measured_again(
