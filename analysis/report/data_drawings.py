@@ -1,6 +1,6 @@
 """Figures of what lies behind the cells: rewards, training, rounds and costs. Nothing is drawn that a store lacks."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -27,16 +27,18 @@ from analysis.unlearning import unlearning_curves
 
 
 def reward_distributions(found: Analysed) -> Figures:
-    """The positions among the rewards, one per policy and reward; ranks are no rewards."""
+    """The positions among the rewards, one per policy and reward; ranks are no rewards.
+
+    Selections from the same rewards that mean something else by one name, such as draws of two seeds, stand alone.
+    """
     kind = "Rewards and the positions among them"
     if found.frames is None:
         return
-    picks = _scored(found.frames.picks)
-    # What several selections have picked from the same rewards stands in one figure.
-    picks = picks.assign(pool=picks["pool"].map(found.frames.same_rewards)).drop_duplicates(["pool", "position"])
-    for setting, part in by_kind(picks):
+    same = found.frames.same_rewards
+    picks, alone = _together(_scored(found.frames.picks), same)
+    for setting, part in by_kind(picks, alone):
         rewards = found.frames.reward_z
-        own = rewards[rewards["pool"].isin(largest(part)[:1])]
+        own = rewards[rewards["pool"].isin([same[key] for key in largest(part)[:1]])]
         draw = partial(reward_positions, part, own if len(own) else None, **_words(found, setting))
         yield drawing_of("rewards", kind, setting, draw)
     if picks.empty:
@@ -136,10 +138,30 @@ def _scored(pools: pd.DataFrame) -> pd.DataFrame:
     return pools[pools["scored_by"] == "reward"]
 
 
-def by_kind(pools: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
+def _together(picks: pd.DataFrame, same: Mapping[str, str]) -> tuple[pd.DataFrame, set[str]]:
+    """Picks from the same rewards under one pool, each position once; and the pools that have to stand alone.
+
+    Selections that pick differently at a position of one name, as draws of two seeds do, stay pools of their own.
+    """
+    picks = picks.reset_index(drop=True)
+    numbers = [picks[name] for name in ("n", "prompts", "z_mean", "z_low", "z_high", "z_expected")]
+    rewards, position = picks["pool"].map(same), picks["position"]
+    meant = picks.groupby([rewards, position, *numbers], sort=False, dropna=False).ngroup()
+    several = meant.groupby([rewards, position]).transform("nunique") > 1
+    first: dict[tuple[str, frozenset[int]], str] = {}
+    pool, alone = dict[str, str](), set[str]()
+    for key in dict.fromkeys(picks["pool"]):
+        apart = frozenset(meant[several & (picks["pool"] == key)])
+        pool[key] = first.setdefault((same[key], apart), key)
+        alone |= {pool[key]} if apart else set()
+    return picks.assign(pool=picks["pool"].map(pool)).drop_duplicates(["pool", "position"]), alone
+
+
+def by_kind(pools: pd.DataFrame, alone: Collection[str] = ()) -> Iterator[tuple[Setting, pd.DataFrame]]:
     """Rows of pools apart by policy and reward, with those of the names that vary.
 
-    Where several pools of a kind have one n, as those of two samplers have, each stands alone, under its key.
+    Where several pools of a kind have one n, as those of two samplers have, each stands alone, under its key. So do
+    the pools of `alone`.
     """
     parts = [part for _, part in pools.groupby(kinds(pools), sort=False)] if len(pools) else []
     varying = [name for name in ("policy.name", "reward.name") if pools[name].nunique() > 1]
@@ -148,11 +170,12 @@ def by_kind(pools: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
         setting = {name: plain(part[name].iloc[0]) for name in varying}
         if len(sizes) > 1:
             setting["candidates"] = "static" if part["n"].isna().all() else "on-policy"
-        one_each = part.drop_duplicates("pool")
-        if one_each["n"].duplicated().any():
-            yield from ((setting | {"pool": str(key)}, own) for key, own in part.groupby("pool", sort=False))
-        else:
-            yield setting, part
+        apart = part["pool"].isin(list(alone))
+        if part[~apart].drop_duplicates("pool")["n"].duplicated().any():
+            apart = pd.Series(True, index=part.index)
+        if not apart.all():
+            yield setting, part[~apart]
+        yield from ((setting | {"pool": str(key)}, own) for key, own in part[apart].groupby("pool", sort=False))
 
 
 def _words(found: Analysed, setting: Setting) -> dict[str, Any]:

@@ -135,6 +135,39 @@ def test_selections_from_the_same_rewards_share_their_figures(found: Analysed) -
     assert [text.get_text() for text in one.draw(width=3.4).texts].count("lowest draw") == 1
 
 
+def test_selections_that_mean_two_things_by_one_name_stand_alone(found: Analysed) -> None:
+    """Random draws of two seeds from one policy's pools of 16, beside the positions, which all of them have picked."""
+    assert found.frames is not None
+    picks, spreads = found.frames.picks, found.frames.spreads
+    rows = picks["policy.name"].eq("synthetic-0") & picks["n"].eq(16)
+    (pool,) = set(picks.loc[rows, "pool"])
+    of_pool = spreads[spreads["pool"] == pool]
+    drawn = picks[rows & (picks["position"] == "min")].assign(position="low_draw", z_expected=float("nan"))
+    more = [picks, *(picks[rows].assign(pool=name) for name in ("one", "two", "same as two"))]
+    more += [drawn.assign(pool=name, z_mean=z) for name, z in (("one", -1.0), ("two", -0.5), ("same as two", -0.5))]
+    frames = Frames("unused")
+    frames.__dict__ |= {
+        "picks": pd.concat(more, ignore_index=True),
+        "spreads": pd.concat([spreads, *(of_pool.assign(pool=name) for name in ("one", "two", "same as two"))]),
+        **{name: getattr(found.frames, name)[:0] for name in ("training", "costs", "on_share")},
+        "reward_z": found.frames.reward_z,
+    }
+    own = [drawing for drawing in drawings(replace(found, frames=frames)) if drawing.stem.startswith("rewards")]
+    policies = [{"policy.name": "synthetic-0"}, {"policy.name": "synthetic-1"}]
+    assert [drawing.setting for drawing in own] == [
+        policies[0],
+        *(policies[0] | {"pool": name} for name in ("one", "two")),
+        policies[1],
+    ]
+    for drawing, sizes, lowest in zip(own[:3], ([8, 16], [16], [16]), (None, -1.0, -0.5), strict=True):
+        part = drawing.draw.args[0]
+        assert sorted(part["n"].unique()) == sizes
+        assert part[part["position"] == "low_draw"]["z_mean"].to_list() == ([] if lowest is None else [lowest])
+        assert set(part["position"]) >= set(picks["position"])
+        assert drawing.draw.args[1] is not None  # the rewards are theirs, too
+        assert len(drawing.draw(width=3.4).figure.axes) == 2
+
+
 def test_pools_of_other_rewards_are_not_the_same(found: Analysed) -> None:
     assert found.frames is not None
     spreads = found.frames.spreads
