@@ -1,6 +1,7 @@
 """Command line, `python -m analysis`: `report` writes figures and tables, `findings` answers, `export` keeps frames."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -179,8 +180,9 @@ def _seconds(text: str) -> int:
 def _folder(text: str) -> Path:
     """A folder to write into, refused before the work if it cannot be one."""
     folder = Path(text)
-    if folder.exists() and not folder.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is a file; expected a folder, which need not be there yet")
+    nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        raise argparse.ArgumentTypeError(f"{nearest} is a file; expected a folder, which need not be there yet")
     return folder
 
 

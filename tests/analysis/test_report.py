@@ -296,6 +296,21 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"analysis.__main__.{name}", function)
 
 
+@pytest.mark.parametrize("inside", ["", "x", "x/y"])
+@pytest.mark.parametrize("command", [["report"], ["findings"], ["difference", "one", "two"]])
+def test_what_cannot_be_a_folder_is_refused_before_the_work(
+    command: list[str], inside: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from analysis.__main__ import main
+
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--out", str(file / inside)])
+    assert ended.value.code == 2
+    assert f"--out: {file} is a file; expected a folder" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("loader", "quick_figures")
 def test_command_writes_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from analysis.__main__ import main
