@@ -31,6 +31,9 @@ EXPLANATION: Final = (
 )
 
 
+_MOST_DECIMALS: Final = 6
+
+
 def load_candidate_sets(store: Path | str | Reading, sweep: str | None = None) -> pd.DataFrame:
     """One row per result and set of candidates: each measure with its `_low` and `_high`, and what scored it.
 
@@ -191,12 +194,17 @@ def _line(row: Mapping[Any, Any]) -> dict[str, str]:
 
 
 def _interval(estimate: float, low: float, high: float) -> str:
-    """Three digits of the estimate, and the ends to as many decimals."""
-    if math.isnan(estimate):
+    """Three digits of the largest of the three, at most `_MOST_DECIMALS`, and the others to as many.
+
+    Nothing without a finite estimate, and no ends that are not finite.
+    """
+    if not math.isfinite(estimate):
         return ""
-    decimals = max(0, 2 - math.floor(math.log10(abs(estimate)))) if estimate else 2
-    ends = "" if math.isnan(low) else f" [{low:.{decimals}f}, {high:.{decimals}f}]"
-    return f"{estimate:.{decimals}f}{ends}"
+    shown = [estimate, low, high] if math.isfinite(low) and math.isfinite(high) else [estimate]
+    largest = max(map(abs, shown))
+    decimals = min(max(0, 2 - math.floor(math.log10(largest))), _MOST_DECIMALS) if largest else 2
+    first, *ends = (f"{value:z.{decimals}f}" for value in shown)
+    return f"{first} [{', '.join(ends)}]" if ends else first
 
 
 def _percent(share: float | None) -> str:

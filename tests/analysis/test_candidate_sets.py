@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from analysis.candidate_sets import load_boundary_measurements, load_set_differences
+from analysis.candidate_sets import candidate_sets_section, load_boundary_measurements, load_set_differences
 from analysis.columns import BOUNDARY_MEASUREMENTS
 from harness import tables
 from harness.files import write_json
-from harness.stages.diversity import means
+from harness.stages.diversity import MEASURES, means
 from tests.artifacts import Row, Shelf
 
 
@@ -107,3 +108,28 @@ def test_every_measurement_of_a_boundary_is_shown_the_last_first(desk: Desk) -> 
     assert frame["label"].tolist() == ["another", "one judge"]
     assert frame["artifact"].tolist() == [last, first]
     assert frame["result"].tolist() == ["one", "one"]
+
+
+@pytest.mark.parametrize(
+    ("estimate", "low", "high", "shown"),
+    [
+        (0.5, 0.49, 0.51, "0.500 [0.490, 0.510]"),
+        (2.7e-17, -0.1, 0.1, "0.000 [-0.100, 0.100]"),
+        (-2.7e-17, -0.1, 0.1, "0.000 [-0.100, 0.100]"),
+        (0.0, -12.3, 4.5, "0.0 [-12.3, 4.5]"),
+        (1234.5, 1200.0, 1269.0, "1234 [1200, 1269]"),
+        (3e-9, 1e-9, 5e-9, "0.000000 [0.000000, 0.000000]"),
+        (0.0, 0.0, 0.0, "0.00 [0.00, 0.00]"),
+        (0.5, math.nan, math.nan, "0.500"),
+        (0.5, -math.inf, math.inf, "0.500"),
+        (math.nan, math.nan, math.nan, ""),
+        (math.inf, math.nan, math.nan, ""),
+    ],
+)
+def test_digits_are_those_of_the_largest(estimate: float, low: float, high: float, shown: str) -> None:
+    measured = {"reward": estimate, "reward_low": low, "reward_high": high}
+    others = {f"{measure}{end}": math.nan for measure in MEASURES for end in ("", "_low", "_high")}
+    facts = {"artifact": "a", "policy": "p", "set": "static", "prompts": 2, "responses": 4, "reward_label": "r"}
+    text = "\n".join(candidate_sets_section(pd.DataFrame([facts | others | measured]), pd.DataFrame()))
+    row = [cell.strip().replace("\\", "") for cell in text.splitlines()[-1].split("|")]
+    assert [cell for cell in row if cell] == ["p", "static", "2", "4", *([shown] if shown else []), "r"]
