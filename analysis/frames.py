@@ -167,27 +167,38 @@ def _expected_of(position: str, usable: "pd.Series[int]", spec: Mapping[str, Any
 def expected_z(position: str, prompts: Mapping[int, int], ddof: int = 0) -> float:
     """Mean realised z of a position if a prompt's rewards are normal, by simulation; NaN for what is no position.
 
+    Prompts of fewer than two usable rewards do not count, since nothing is picked from them; NaN where there are no
+    others.
+
     Args:
         position: a name of `harness.positions`.
-        prompts: how many prompts there are with so many usable rewards (two or more), which may be fewer than n.
+        prompts: how many prompts there are with so many usable rewards, which may be fewer than n.
         ddof: of the deviation that picks and z are made with.
     """
     asked = POSITIONS if position in POSITIONS else (position,)
-    return _expected(asked, tuple(sorted(prompts.items())), ddof).get(position, math.nan)
+    counted = _picked_from(prompts)
+    return _expected(asked, counted, ddof).get(position, math.nan) if counted else math.nan
 
 
 def expected_low_draw(prompts: Mapping[int, int], n: int, draws: int, ddof: int = 0) -> float:
     """Mean realised z of the lowest of some draws of n rewards, if these are normal and unusable ones fall at random.
 
-    As `expected_z`; a prompt of which no usable reward is drawn does not count.
+    As `expected_z`; a prompt of which no usable reward is drawn does not count either.
     """
-    normal, counts = _normal(tuple(sorted(prompts.items())))
+    if not (counted := _picked_from(prompts)):
+        return math.nan
+    normal, counts = _normal(counted)
     usable = np.arange(normal.shape[1]) < counts[:, None]
     picks = pick(normal, usable, positions=("mu",), ddof=ddof)
     # Which of a prompt's rewards are drawn does not matter, only how many of them are usable.
     drawn = np.random.default_rng(1).hypergeometric(counts, n - counts, draws)
     lowest = np.where(np.arange(normal.shape[1]) < drawn[:, None], normal, np.inf).min(axis=1)
     return float(((lowest - picks.mu) / picks.sigma)[drawn > 0].mean())
+
+
+def _picked_from(prompts: Mapping[int, int]) -> tuple[tuple[int, int], ...]:
+    """How many prompts have so many usable rewards, of the prompts that something is picked from."""
+    return tuple(sorted((rewards, number) for rewards, number in prompts.items() if rewards >= 2 and number))
 
 
 @lru_cache(maxsize=512)

@@ -121,6 +121,14 @@ def test_expected_low_draw_where_it_is_known(prompts: dict[int, int], n: int, z:
     assert expected_low_draw(prompts, n, min(n, 5)) == pytest.approx(z, abs=0.03)
 
 
+def test_prompts_that_nothing_is_picked_from_have_no_expectation() -> None:
+    assert expected_z("min", {1: 30, 4: 10}) == expected_z("min", {4: 10})
+    assert expected_low_draw({0: 5, 1: 30, 4: 10}, 8, 3) == expected_low_draw({4: 10}, 8, 3)
+    for prompts in ({1: 3}, {}):
+        assert np.isnan(expected_z("min", prompts))
+        assert np.isnan(expected_low_draw(prompts, 8, 3))
+
+
 def test_picks_are_beside_what_their_own_deviation_would_give(store: Path, tmp_path: Path) -> None:
     """The same picks, said to be made with the other deviation."""
     other = tmp_path / "other"
