@@ -92,7 +92,7 @@ class Shape:
     prompts: int = 16
     instructions: int = 200
     characters: int = 0
-    """Mean length of the models' answers, as real ones are written; 0: 20 to 59 of eleven words."""
+    """Mean length of the models' answers, as real ones are written; 0: 20 to 59 words of a small vocabulary."""
     failed: int = 0
     """Trainings that failed, the last ones of the plan."""
     missing: int = 0
