@@ -185,7 +185,8 @@ def test_a_report_asked_for_together_is_refused(
     loaded: Callable[[Frames], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loaded(mixed("references_hash"))
-    assert run("report", "--store", str(tmp_path), "--together", "--out", str(tmp_path / "out")) == 2
+    store = Store(tmp_path / "store").prepare()
+    assert run("report", "--store", str(store.root), "--together", "--out", str(tmp_path / "out")) == 2
     assert "--together: the results are not comparable: references_hash" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

@@ -284,7 +284,7 @@ def test_the_command_draws_two_settings_and_names_what_is_not_there(
         ),
         (
             "synthetic:size=8",
-            "expected key=value, got 'size=8'; keys that vary here: n, pair.chosen, policy.id, policy.name",
+            "there is no key 'size'; keys that vary here: n, pair.chosen, policy.id, policy.name",
         ),
         ("synthetic:n=9", "n is never '9' here; it is 16, 8"),
         ("absent", "absent"),
