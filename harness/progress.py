@@ -1,5 +1,6 @@
 """Progress of long pieces of work: live lines on a terminal, plain lines elsewhere."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,8 +98,17 @@ class _Shown:
         self._start, self._started_at, self._done = done, time.monotonic(), done
         self._last_line = time.monotonic()
         self._line = reporter.enter(label, total, unit, done)
+        # What is done in few large steps, as text is drawn, would look as if it hung.
+        self._silence = threading.Timer(_PLAIN_SECONDS, self._say_begun)
+        self._silence.daemon = True
+        if self._line is None:
+            self._silence.start()
+
+    def _say_begun(self) -> None:
+        self._reporter.line(f"    {self._label}: {self._done}/{self._total} {self._unit}, at work")
 
     def advance(self, units: int) -> None:
+        self._silence.cancel()
         self._done += units
         seconds = max(time.monotonic() - self._started_at, 1e-9)
         rate = (self._done - self._start) / seconds
@@ -113,6 +123,7 @@ class _Shown:
             )
 
     def close(self) -> None:
+        self._silence.cancel()
         if self._line is not None:
             self._reporter.leave(self._line[1])
             self._line = None

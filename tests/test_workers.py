@@ -15,7 +15,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from harness import workers
+from harness import progress, workers
 from harness.config import ClusterConfig
 from harness.errors import ConfigError
 from harness.machine import accelerators
@@ -265,6 +265,15 @@ def test_plain_lines_come_only_every_so_often(reporter: Reporter, output: io.Str
     task.advance(10)
     task.close()
     assert re.fullmatch(r"    label: 70/100 rows, [\d.]+/s, \d+ s left\n", output.getvalue())
+
+
+def test_work_that_is_long_silent_is_said_to_be_under_way(
+    reporter: Reporter, output: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_PLAIN_SECONDS", 0.01)
+    with reporter.task("label", 100, "rows", done=50):
+        wait_until(output.getvalue, 10, "a line without any step")
+    assert output.getvalue() == "    label: 50/100 rows, at work\n"
 
 
 # What a worker may use.

@@ -89,6 +89,8 @@ def print_findings(findings: pd.DataFrame, console: Console | None = None) -> No
             # Text, not str: a str would be read as rich's own markup.
             grid.add_row(*(Text(strip_control(str(value))) for value in values))
         printed.print(grid)
+    elif len(findings):
+        printed.print("Nothing could be tested:")
     for line in _untested(findings):
         printed.print(Text(strip_control(f"not tested: {line}")))
 

@@ -240,7 +240,7 @@ def _section(title: str, lines: Iterable[str]) -> Iterator[str]:
 
 def _hours(spent: Mapping[str, float]) -> list[str]:
     values = [spent[name.replace(" ", "_")] for name in _HOURS]
-    return [f"{value:.1f}" if value >= 100 else f"{value:.3g}" for value in values]
+    return ["<0.001" if 0 < value < 0.001 else f"{value:.1f}" if value >= 100 else f"{value:.3g}" for value in values]
 
 
 def _cell_lines(cells: Mapping[str, Mapping[str, Any]]) -> list[str]:

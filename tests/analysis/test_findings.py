@@ -326,7 +326,11 @@ def test_what_is_shown_cannot_be_steered() -> None:
     assert "\x1b[31m" not in out.getvalue()
     assert "supported" in out.getvalue()
     assert "not tested: " in out.getvalue()
-    assert findings_section(frame[frame["verdict"] == NOT_TESTED]) == []
+    untested = frame[frame["verdict"] == NOT_TESTED]
+    assert findings_section(untested) == []
+    out = io.StringIO()
+    print_findings(untested, Console(file=out, width=200))
+    assert out.getvalue().startswith("Nothing could be tested:\nnot tested: ")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,13 +99,15 @@ def test_machine_time_by_stage_and_by_cell(desk: Desk) -> None:
         hours(desk, name, 0.0)
     hours(desk, "sample", 3600.0)
     hours(desk, "train_a", 7200.0, gpus=4)
+    hours(desk, "pairs_a", 0.03)
     spent = json.loads(desk.ctl("status", "both", "--json").out)["spent"]
     assert spent["stages"]["sample"] == {"artifacts": 1, "hours": 1.0, "gpu_hours": 1.0, "core_hours": 2.0}
     assert spent["stages"]["train"] == {"artifacts": 2, "hours": 2.0, "gpu_hours": 8.0, "core_hours": 4.0}
     cells = {one["slug"]: one["gpu_hours"] for one in spent["cells"].values()}
-    assert cells == {"train_a": 8.5, "train_b": 0.5}
+    assert cells == pytest.approx({"train_a": 8.5, "train_b": 0.5}, abs=1e-4)
     shown = desk.ctl("status", "both", "--cells").out
     assert "gpu hours" in shown
+    assert re.search(r"^ *pairs .* <0\.001 +<0\.001 +<0\.001$", shown, re.MULTILINE)
     assert f"train_a-{desk.key('train_a')}" in shown
 
 
