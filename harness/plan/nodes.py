@@ -228,9 +228,9 @@ class Plan:
 
     @cached_property
     def boundaries(self) -> Sequence[Node]:
-        """What decides which of some nodes are needed."""
-        keys = dict.fromkeys(boundary for literals in self.conditions.values() for boundary, _ in literals)
-        return [self.nodes[key] for key in keys]
+        """What decides which of some nodes are needed, in the order of the plan."""
+        keys = {boundary for literals in self.conditions.values() for boundary, _ in literals}
+        return [node for key, node in self.nodes.items() if key in keys]
 
     def not_needed(self, found: Mapping[str, Artifact]) -> set[str]:
         """Nodes of which boundaries that are known have said that nobody needs them."""
