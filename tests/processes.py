@@ -1,5 +1,6 @@
 """Processes that tests start, watch and kill, each by its own id."""
 
+import glob
 import json
 import os
 import signal
@@ -60,6 +61,11 @@ def mark_checkpoints(work: Path) -> int:
         state["log_history"][0]["grad_norm"] = MARK
         path.write_text(json.dumps(state))
     return len(states)
+
+
+def any_file(folder: Path, pattern: str) -> bool:
+    """Whether a folder that others work in has such a file; unlike `Path.glob` it bears folders that vanish."""
+    return bool(glob.glob(str(folder / pattern)))
 
 
 def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> None:

@@ -18,6 +18,7 @@ import pytest
 from analysis.load import load_results, load_verdicts
 from harness.positions import PAIRS
 from harness.store import Store
+from tests.processes import any_file
 
 SMALL = [
     "prompts.limit=3",
@@ -136,7 +137,7 @@ def _kill_at(store: Path, overrides: Sequence[str], stage: str) -> None:
     ) as process:
         deadline = time.monotonic() + 300
         while process.poll() is None and time.monotonic() < deadline:
-            work = any((store / "work").glob(f"*/*/{_FIRST_FILE[stage]}"))
+            work = any_file(store / "work", f"*/*/{_FIRST_FILE[stage]}")
             if work or {path.name for path in (store / stage).glob("*")} - done:
                 break
             time.sleep(0.02)

@@ -16,7 +16,7 @@ from analysis.load import load_results
 from analysis.rounds import rounds
 from analysis.schema import plain
 from harness.store import Store
-from tests.processes import MARK, mark_checkpoints
+from tests.processes import MARK, any_file, mark_checkpoints
 
 SETTINGS = [
     "policy=local",
@@ -53,7 +53,7 @@ def kill_in_round_two(store: Path, policy: Path) -> None:
     with subprocess.Popen(given, stderr=subprocess.DEVNULL, cwd=store.parent, start_new_session=True) as process:
         deadline = time.monotonic() + 300
         while process.poll() is None and time.monotonic() < deadline:
-            if list(store.glob("train/*")) and any((store / "work").glob("*/*/checkpoints/*/whole")):
+            if list(store.glob("train/*")) and any_file(store / "work", "*/*/checkpoints/*/whole"):
                 break
             time.sleep(0.01)
         assert process.poll() is None

@@ -152,8 +152,9 @@ def test_selections_that_mean_two_things_by_one_name_stand_alone(found: Analysed
         **{name: getattr(found.frames, name)[:0] for name in ("training", "costs", "on_share")},
         "reward_z": found.frames.reward_z,
     }
-    own = [drawing for drawing in drawings(replace(found, frames=frames)) if drawing.stem.startswith("rewards")]
+    every = [drawing for drawing in drawings(replace(found, frames=frames)) if drawing.stem.startswith("rewards")]
     policies = [{"policy.name": "synthetic-0"}, {"policy.name": "synthetic-1"}]
+    own = sorted(every, key=lambda drawing: str(drawing.setting["policy.name"]))  # policies stand in any order
     assert [drawing.setting for drawing in own] == [
         policies[0],
         *(policies[0] | {"pool": name} for name in ("one", "two")),

@@ -15,7 +15,7 @@ from harness.plan import make_plan
 from harness.progress import Reporter
 from harness.store import Store
 from tests.configs import point
-from tests.processes import MARK, mark_checkpoints, running, wait_until
+from tests.processes import MARK, any_file, mark_checkpoints, running, wait_until
 from tests.test_sft import said, user
 from tests.tiny import save_tiny_policy
 
@@ -76,7 +76,7 @@ def folder(tmp_path: Path) -> Path:
 def test_killed_in_the_middle_the_same_command_ends_with_results(folder: Path) -> None:
     work = folder / "store" / "work"
     with running(command(folder)[1:], folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
-        wait_until(lambda: any(work.glob("*/*/checkpoints/checkpoint-*/whole")), 120, "a checkpoint")
+        wait_until(lambda: any_file(work, "*/*/checkpoints/checkpoint-*/whole"), 120, "a checkpoint")
     assert not manifests(folder, "sft")
     assert mark_checkpoints(work)
     done = ended(command(folder), folder)
