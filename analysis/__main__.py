@@ -186,11 +186,8 @@ def _folder(text: str) -> Path:
     return folder
 
 
-def parser() -> argparse.ArgumentParser:
-    """All commands with their arguments."""
-    whole = argparse.ArgumentParser(prog="python -m analysis", description="Figures and tables of stored results.")
-    commands = whole.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
-    command = commands.add_parser("report", help="report.html, figures, report.md, results.csv, overlap.csv")
+def _add_of_report(command: argparse.ArgumentParser) -> None:
+    """What only a report takes."""
     command.add_argument("--out", type=_folder, default=Path("report"), metavar="DIR", help="default: ./report")
     command.add_argument(
         "--together",
@@ -218,6 +215,14 @@ def parser() -> argparse.ArgumentParser:
         help="rewrite the report whenever the store has changed, looking every SECONDS (default: 30), until nothing is "
         "missing",
     )
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their arguments."""
+    whole = argparse.ArgumentParser(prog="python -m analysis", description="Figures and tables of stored results.")
+    commands = whole.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
+    command = commands.add_parser("report", help="report.html, figures, report.md, results.csv, overlap.csv")
+    _add_of_report(command)
     command.set_defaults(run=_report)
     other = commands.add_parser("compare", help="the difference of two cells' win rates, with its interval")
     other.add_argument("first", metavar="FIRST", help="a cell: the beginning of its key, or of the id of a result")

@@ -115,10 +115,7 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None,
         raise ConfigError(
             f"{', '.join(sorted(_OPTIONS))}: one value for all points of a command; these cannot be swept"
         )
-    store = Store(Path(options.store).expanduser())
-    nearest = next(folder for folder in (store.root, *store.root.parents) if folder.exists())
-    if not nearest.is_dir():
-        raise ConfigError(f"store: {nearest} is a file; expected a folder, which need not be there yet")
+    store = _store(options)
     check_batches(configs, options.cluster)
     plan = make_plan(configs, store, regressions_early=options.keep_weights == "none")
     if (store.root / "store.json").exists():
@@ -158,6 +155,19 @@ def run(composed: Sequence[Mapping[str, Any]], reporter: Reporter | None = None,
         reporter.line(line)
     reporter.line(_last_line(options.sweep, plan, summary))
     return 0 if summary.ok else 1
+
+
+def _store(options: RunOptions) -> Store:
+    """The store, whose folder need not be there yet.
+
+    Raises:
+        ConfigError: it cannot be one.
+    """
+    store = Store(Path(options.store).expanduser())
+    nearest = next(folder for folder in (store.root, *store.root.parents) if folder.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"store: {nearest} is a file; expected a folder, which need not be there yet")
+    return store
 
 
 def _say_refusal(plan: Plan, store: Store, options: RunOptions, reporter: Reporter) -> None:
